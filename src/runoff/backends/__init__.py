@@ -1,0 +1,1 @@
+"""Runtimes behind one protocol: a row in table.py and a file for each."""

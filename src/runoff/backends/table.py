@@ -1,0 +1,284 @@
+"""The table of backends: one row each, listable without importing any runtime.
+
+Rows stand in the documented order of preference, which ranks packages only while nothing was measured.
+`load` is the one function that turns a dotted name into code; nothing imports a backend's file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any, cast
+
+import msgspec
+
+from runoff.backends.protocol import Backend, PrecisionHint
+from runoff.errors import BackendNotInstalled, RunoffError, UnknownName, unknown_name
+from runoff.types import Precision
+
+ENTRY_POINTS = "runoff.backends"
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One backend option: what it takes and what it does.
+
+    Attributes:
+        takes: a type name for people and errors: `bool`, `int`, `str`, `list`, `dict`.
+        choices: the accepted values, where they are few.
+        about: one line with the unit and the default.
+    """
+
+    takes: str
+    about: str
+    choices: tuple[str, ...] = ()
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """A way to open a package that competes as a candidate of its own.
+
+    Attributes:
+        name: suffix of the candidate id; empty for the plain way.
+        precision: the hint, see `SessionOptions.precision`.
+        options: backend options of this variant.
+        opt_in: raced only when named, such as one that is slow to start.
+    """
+
+    name: str
+    precision: PrecisionHint = None
+    options: dict[str, Any] = {}
+    opt_in: bool = False
+
+
+class BackendRow(msgspec.Struct, frozen=True):
+    """A backend as data.
+
+    Attributes:
+        id: the word of the user: `torch`, `onnx`, ...
+        library: row of `environment.libraries.LIBRARIES` that must be installed; None for a plug-in.
+        formats: package formats that it opens.
+        target: `module:Class` of the backend.
+        extra: the extra that brings the library.
+        variants: the candidates that each fp32 package of this backend gives, the plain one first.
+    """
+
+    id: str
+    title: str
+    library: str | None
+    formats: tuple[str, ...]
+    devices: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    target: str
+    extra: str | None = None
+    options: dict[str, Option] = {}
+    variants: tuple[Variant, ...] = (Variant(""),)
+    notes: str = ""
+
+
+_ALL_FLOAT = (Precision.FP32, Precision.BF16, Precision.FP16)
+
+BUILT_IN: tuple[BackendRow, ...] = (
+    BackendRow(
+        id="torch",
+        title="PyTorch",
+        library="torch",
+        formats=("torch-export", "safetensors"),
+        devices=("cpu", "cuda", "mps"),
+        precisions=_ALL_FLOAT,
+        target="runoff.backends.torch:TorchBackend",
+        extra="torch",
+        options={
+            "compile": Option("bool", "run through torch.compile; the first run of each shape compiles; default False"),
+            "compile_mode": Option(
+                "str",
+                "mode of torch.compile",
+                ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+            ),
+            "freeze": Option("bool", "fold weights into the compiled code (inductor freezing); default True"),
+        },
+        variants=(
+            Variant(""),
+            Variant("compile", options={"compile": True}),
+            Variant("bf16", Precision.BF16),
+            Variant("compile-bf16", Precision.BF16, {"compile": True}),
+        ),
+    ),
+    BackendRow(
+        id="hf",
+        title="Hugging Face Transformers",
+        library="transformers",
+        formats=("hf",),
+        devices=("cpu", "cuda", "mps"),
+        precisions=_ALL_FLOAT,
+        target="runoff.backends.hf:HfBackend",
+        extra="hf",
+        options={
+            "attn_implementation": Option(
+                "str", "attention of Transformers; default: its own choice", ("eager", "sdpa")
+            ),
+        },
+        variants=(Variant(""), Variant("bf16", Precision.BF16)),
+    ),
+    BackendRow(
+        id="onnx",
+        title="ONNX Runtime",
+        library="onnxruntime",
+        formats=("onnx",),
+        devices=("cpu", "cuda", "gpu", "npu"),
+        precisions=(*_ALL_FLOAT, Precision.INT8, Precision.INT4),
+        target="runoff.backends.onnx:OnnxBackend",
+        extra="onnx-cpu",
+        options={
+            "providers": Option("list", "execution providers in order: names, or (name, {option: value}) pairs"),
+            "graph_optimization": Option(
+                "str", "graph optimization level; default all", ("off", "basic", "extended", "all")
+            ),
+            "inter_op_num_threads": Option("int", "threads across independent nodes; default 1 (sequential)"),
+            "allow_spinning": Option("bool", "worker threads spin between operators; default True"),
+            "io_binding": Option("bool", "bind inputs and outputs; default: only off the CPU and for bf16"),
+        },
+    ),
+    BackendRow(
+        id="openvino",
+        title="OpenVINO",
+        library="openvino",
+        formats=("openvino", "onnx"),
+        devices=("cpu", "gpu", "npu"),
+        precisions=(*_ALL_FLOAT, Precision.INT8, Precision.INT4),
+        target="runoff.backends.openvino:OpenVinoBackend",
+        extra="openvino",
+        options={
+            "performance_hint": Option("str", "default latency", ("latency", "throughput", "undefined")),
+            "num_streams": Option("int", "parallel inference streams; default 1"),
+            "cache_dir": Option("str", "folder for compiled models; default: none"),
+        },
+        variants=(Variant(""), Variant("default", "default")),
+    ),
+)
+
+_ALIASES = {
+    "pytorch": "torch",
+    "huggingface": "hf",
+    "hugging-face": "hf",
+    "transformers": "hf",
+    "onnxruntime": "onnx",
+    "ort": "onnx",
+    "ov": "openvino",
+    "tensorrt": "trt",
+}
+_ABSENT = {"trt": "TensorRT"}
+"""Names that users of the field know and that this version has no backend for: refused by name, not as a typo."""
+
+
+def rows() -> Mapping[str, BackendRow]:
+    """Every backend by id, built-in ones first, then those of the entry-point group `runoff.backends`."""
+    return _all_rows()[0]
+
+
+def broken_plugins() -> Mapping[str, str]:
+    """Entry points that could not be read, by name, with the reason."""
+    return _all_rows()[1]
+
+
+@cache
+def _all_rows() -> tuple[Mapping[str, BackendRow], Mapping[str, str]]:
+    found = {row.id: row for row in BUILT_IN}
+    broken: dict[str, str] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            row = point.load()
+        except Exception as error:  # noqa: BLE001 - a broken plug-in is a reason in the table, not a crash
+            broken[point.name] = f"{type(error).__name__}: {error}"
+            continue
+        if not isinstance(row, BackendRow):
+            broken[point.name] = f"{point.value} is a {type(row).__name__}, expected a BackendRow"
+        elif row.id in found:
+            broken[point.name] = f"the id {row.id!r} is taken"
+        else:
+            found[row.id] = row
+    return MappingProxyType(found), MappingProxyType(broken)
+
+
+def row(name: str) -> BackendRow:
+    """The row of a backend by id or by a name that the field uses for it (`pytorch`, `ort`, ...).
+
+    Raises:
+        UnknownName: no such backend; the message lists the known ones.
+    """
+    wanted = _ALIASES.get(name.lower(), name.lower())
+    found = rows().get(wanted)
+    if found is not None:
+        return found
+    if wanted in broken_plugins():
+        raise UnknownName(f"the plug-in of backend {name!r} is broken: {broken_plugins()[wanted]}")
+    if wanted in _ABSENT:
+        raise UnknownName(
+            f"this version of runoff has no backend for {_ABSENT[wanted]}; it has {', '.join(rows())}",
+            hint="a plug-in can add one through the entry-point group 'runoff.backends'",
+        )
+    raise unknown_name("backend", name, list(rows()))
+
+
+def load(target: str) -> Any:
+    """The object that `module:name` names. The only place that imports code by name.
+
+    Raises:
+        BackendNotInstalled: a library that the module needs is missing or broken.
+    """
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except RunoffError:
+        raise
+    except Exception as error:
+        raise BackendNotInstalled(f"cannot load {target}: {type(error).__name__}: {error}") from error
+
+
+def backend(backend_id: str) -> Backend:
+    """Load a backend.
+
+    Raises:
+        UnknownName: no such backend.
+        BackendNotInstalled: its library is missing or broken; the hint names the extra.
+    """
+    found = row(backend_id)
+    try:
+        return cast("Backend", load(found.target)())
+    except BackendNotInstalled as error:
+        hint = f"pip install 'runoff[{found.extra}]'" if found.extra else None
+        raise BackendNotInstalled(f"backend {found.id!r} is not usable: {error.message}", hint=hint) from error
+
+
+def backends_for(format_id: str) -> list[BackendRow]:
+    """The backends that open a format, in the documented order."""
+    return [found for found in rows().values() if format_id in found.formats]
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "bool": bool,
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "list": (list, tuple),
+    "dict": dict,
+}
+
+
+def check_options(backend_id: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that the backend does not have, or values that they do not take.
+
+    Raises:
+        UnknownName: an unknown option or choice; the message lists the known ones.
+    """
+    found = row(backend_id)
+    for name, value in options.items():
+        option = found.options.get(name)
+        if option is None:
+            raise unknown_name(f"option of backend {found.id!r}", name, list(found.options))
+        fits = isinstance(value, _TYPES[option.takes]) and not (option.takes == "int" and isinstance(value, bool))
+        if not fits:
+            raise UnknownName(f"option {name!r} of backend {found.id!r} takes {option.takes}, not {value!r}")
+        if option.choices and value not in option.choices:
+            raise unknown_name(f"value of option {name!r}", value, list(option.choices))

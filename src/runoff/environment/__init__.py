@@ -1,0 +1,1 @@
+"""Facts about this machine: processors, accelerators, memory and the runtime libraries installed."""

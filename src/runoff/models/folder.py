@@ -1,0 +1,383 @@
+"""A model folder on disk: read, verify, and change without ever leaving it broken.
+
+Knows the manifest and the file system; knows no runtime. Every change follows one order under the folder's
+lock: new files are staged aside, flushed and renamed into a place that no manifest names yet, then the
+manifest is replaced by rename, then what nothing names any more is deleted. A process killed at any
+moment leaves a manifest whose files are all there, and at most litter that the next writer removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import filelock
+import msgspec
+import psutil
+
+from runoff import settings
+from runoff.errors import DigestMismatch, FolderBusy, ModelError, ModelNotFound, PathEscapes
+from runoff.models.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    PackageEntry,
+    check_manifest,
+    dump_manifest,
+    parse_manifest,
+)
+from runoff.types import Signature
+
+LOCK_NAME = ".runoff.lock"
+_STAGING = ".staging-"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package where it lies: what a backend needs to open it."""
+
+    root: Path
+    entry: PackageEntry
+    signature: Signature
+
+    @property
+    def id(self) -> str:
+        """The package id, such as `onnx-fp32`."""
+        return self.entry.id
+
+    @property
+    def main_file(self) -> Path:
+        """The first file of the package: the one that a runtime is given."""
+        return resolve(self.root, self.entry.files[0].path)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the first file, for formats that are a folder."""
+        return self.main_file.parent
+
+    def verify(self) -> None:
+        """Hold every file against its digest.
+
+        Raises:
+            ModelNotFound: a file is missing.
+            DigestMismatch: a file is truncated or changed.
+            PathEscapes: a symlink leads out of the folder.
+        """
+        for file in self.entry.files:
+            verify_file(self.root, file)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A folder and the manifest that was read from it."""
+
+    root: Path
+    manifest: Manifest
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """Every package of the manifest, in order."""
+        return tuple(Package(self.root, entry, self.manifest.signature) for entry in self.manifest.packages)
+
+    @property
+    def reference(self) -> Package:
+        """The package that defines what is right."""
+        return self.package(self.manifest.reference)
+
+    def package(self, package_id: str) -> Package:
+        """The package with that id.
+
+        Raises:
+            ModelNotFound: there is none; the message lists those that are there.
+        """
+        entry = self.manifest.package(package_id)
+        if entry is None:
+            known = ", ".join(entry.id for entry in self.manifest.packages)
+            raise ModelNotFound(f"{self.root} has no package {package_id!r}; it has {known}")
+        return Package(self.root, entry, self.manifest.signature)
+
+    def file(self, entry: FileEntry) -> Path:
+        """The verified path of a file that the manifest names."""
+        verify_file(self.root, entry)
+        return resolve(self.root, entry.path)
+
+    def digest(self) -> str:
+        """What the model is, whatever was derived from it: SHA-256 over its name, signature and reference files."""
+        reference = self.reference.entry
+        parts = [self.manifest.signature, reference.id, [file.sha256 for file in reference.files]]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def read_folder(root: Path) -> ModelFolder:
+    """Read the manifest of a folder.
+
+    Raises:
+        ModelNotFound: no such folder, or no manifest in it.
+        ManifestInvalid, PathEscapes: see `parse_manifest`.
+    """
+    path = root / MANIFEST_NAME
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        why = f"{root} has no {MANIFEST_NAME}" if root.is_dir() else f"there is no folder {root}"
+        raise ModelNotFound(why, hint="runoff.package(module, inputs, folder) makes a model folder") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    return ModelFolder(root, parse_manifest(data, str(path)))
+
+
+def resolve(root: Path, relative: str) -> Path:
+    """The path of a file in the folder.
+
+    Raises:
+        PathEscapes: a symlink on the way leads out of the folder.
+    """
+    path = root / relative
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise PathEscapes(
+            f"{relative!r} leads out of the model folder {root}", hint="replace the symlink by the file it points to"
+        )
+    return path
+
+
+def describe_file(root: Path, relative: str) -> FileEntry:
+    """Digest and size of a file in the folder, as the manifest holds them."""
+    path = resolve(root, relative)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(relative, digest, path.stat().st_size)
+
+
+def describe_tree(root: Path, below: Path, first: str | None = None) -> tuple[FileEntry, ...]:
+    """Every file below a folder of the model, sorted by path, the one named `first` at the front."""
+    paths = sorted(path.relative_to(root).as_posix() for path in below.rglob("*") if path.is_file())
+    if first is not None:
+        main = (below / first).relative_to(root).as_posix()
+        paths.sort(key=lambda path: path != main)
+    return tuple(describe_file(root, path) for path in paths)
+
+
+FileStatus = Literal["ok", "missing", "truncated", "changed", "escapes"]
+
+
+def check_file(root: Path, entry: FileEntry) -> FileStatus:
+    """The state of one file, without raising."""
+    try:
+        path = resolve(root, entry.path)
+        size = path.stat().st_size
+    except PathEscapes:
+        return "escapes"
+    except OSError:
+        return "missing"
+    if size != entry.bytes:
+        return "truncated" if size < entry.bytes else "changed"
+    return "ok" if describe_file(root, entry.path).sha256 == entry.sha256 else "changed"
+
+
+def verify_file(root: Path, entry: FileEntry) -> None:
+    """Hold one file against its digest; see `Package.verify` for what it raises."""
+    status = check_file(root, entry)
+    if status == "ok":
+        return
+    hint = "restore the file, or package the model again"
+    if status == "escapes":
+        resolve(root, entry.path)
+    if status == "missing":
+        raise ModelNotFound(f"{root} lacks the file {entry.path!r} that its manifest names", hint=hint)
+    raise DigestMismatch(
+        f"{root / entry.path} is {status}: it is not the file that the manifest describes "
+        f"({entry.bytes} bytes, sha256 {entry.sha256[:12]}...)",
+        hint=hint,
+    )
+
+
+@contextmanager
+def folder_lock(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the folder's lock; re-entrant within a process.
+
+    Args:
+        root: the folder; it must exist and be writable.
+        on_wait: called once when another process holds the lock, before waiting.
+
+    Raises:
+        FolderBusy: still held after `RUNOFF_LOCK_TIMEOUT_S`.
+        ModelError: the folder cannot be written.
+    """
+    lock = filelock.FileLock(root / LOCK_NAME, is_singleton=True)
+    timeout_s = settings.lock_timeout_s()
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if on_wait:
+                on_wait()
+            lock.acquire(timeout=timeout_s)
+    except filelock.Timeout as error:
+        raise FolderBusy(
+            f"another process has held {root} for {timeout_s:g} s",
+            hint="wait for it, or raise RUNOFF_LOCK_TIMEOUT_S",
+        ) from error
+    except OSError as error:
+        raise ModelError(f"cannot lock {root}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_writable(root: Path) -> bool:
+    """Whether files can be created in the folder; tried, because permission bits do not tell it all."""
+    probe = root / f"{_STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file: write aside, flush to disk, rename.
+
+    Raises:
+        ModelError: the disk is full, read-only, ...; the old file is untouched.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ModelError(f"cannot write {path}: {error.strerror}", hint="the old file is untouched") from error
+
+
+@contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """An empty folder inside `root` for files in the making; gone afterwards.
+
+    Raises:
+        ModelError: writing failed with an OSError: disk full, read-only, ...
+    """
+    path = root / f"{_STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        path.mkdir(parents=True)
+        yield path
+    except OSError as error:
+        raise ModelError(f"cannot write in {root}: {error.strerror or error}", hint="nothing was changed") from error
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def create_folder(root: Path, fill: Callable[[Path], Manifest]) -> ModelFolder:
+    """Make a model folder in one step: `fill` writes files into an empty folder and answers the manifest.
+
+    Raises:
+        ModelError: `root` exists and is not empty, or cannot be written.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ModelError(f"{root} exists already and is not empty", hint="name a new folder")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with staging(root.parent) as aside:
+        manifest = fill(aside)
+        check_manifest(manifest)
+        write_atomically(aside / MANIFEST_NAME, dump_manifest(manifest))
+        _sync_tree(aside)
+        aside.replace(root)
+        _sync_folder(root.parent)
+    return ModelFolder(root, manifest)
+
+
+def add_package(root: Path, entry: PackageEntry, staged: Path) -> ModelFolder:
+    """Move staged files in and name them in the manifest; a package with the same id is replaced.
+
+    Args:
+        root: the model folder.
+        entry: the package with `files` as paths relative to `staged`.
+        staged: a folder made by `staging(root)`; it is moved away.
+
+    Raises:
+        ModelError: the folder cannot be written; it is left as it was.
+    """
+    with folder_lock(root):
+        folder = read_folder(root)
+        fresh = hashlib.sha256("".join(file.sha256 for file in entry.files).encode()).hexdigest()[:8]
+        place = root / "packages" / entry.id
+        if place.exists():
+            place = root / "packages" / f"{entry.id}-{fresh}"
+        try:
+            place.parent.mkdir(exist_ok=True)
+            if place.exists():
+                shutil.rmtree(place)
+            _sync_tree(staged)
+            staged.replace(place)
+        except OSError as error:
+            raise ModelError(f"cannot write {place}: {error.strerror}", hint="nothing was changed") from error
+        prefix = place.relative_to(root).as_posix()
+        files = tuple(FileEntry(f"{prefix}/{file.path}", file.sha256, file.bytes) for file in entry.files)
+        added = msgspec.structs.replace(entry, files=files)
+        kept = tuple(old for old in folder.manifest.packages if old.id != entry.id)
+        return _write_manifest(root, msgspec.structs.replace(folder.manifest, packages=(*kept, added)))
+
+
+def change_manifest(root: Path, change: Callable[[Manifest], Manifest]) -> ModelFolder:
+    """Replace the manifest by `change(manifest)` under the lock, atomically."""
+    with folder_lock(root):
+        return _write_manifest(root, change(read_folder(root).manifest))
+
+
+def update_package(root: Path, entry: PackageEntry) -> ModelFolder:
+    """Replace the manifest's entry of a package that is there, such as with new fidelity figures."""
+
+    def replace(manifest: Manifest) -> Manifest:
+        packages = tuple(entry if old.id == entry.id else old for old in manifest.packages)
+        return msgspec.structs.replace(manifest, packages=packages)
+
+    return change_manifest(root, replace)
+
+
+def _write_manifest(root: Path, manifest: Manifest) -> ModelFolder:
+    check_manifest(manifest)
+    write_atomically(root / MANIFEST_NAME, dump_manifest(manifest))
+    _remove_litter(root, manifest)
+    return ModelFolder(root, manifest)
+
+
+def _remove_litter(root: Path, manifest: Manifest) -> None:
+    """Delete what killed writers left: staging folders of dead processes and packages that nothing names."""
+    named = {file.path.split("/")[1] for file in manifest.files() if file.path.startswith("packages/")}
+    for path in (root / "packages").glob("*"):
+        if path.name not in named:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in root.glob(f"{_STAGING}*"):
+        owner = path.name.removeprefix(_STAGING).split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync_tree(root: Path) -> None:
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(root)
+
+
+def _sync_folder(root: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

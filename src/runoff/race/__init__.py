@@ -1,0 +1,1 @@
+"""Make candidates, check fidelity, time, decide, record."""
