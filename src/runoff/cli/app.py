@@ -1,0 +1,74 @@
+"""The `runoff` command: its verbs, its exit codes, and how errors reach a person.
+
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 130 interrupted. No traceback unless `--debug`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from runoff.cli import cache, describe, env, explain, export, race, verify
+from runoff.cli import run as run_verb
+from runoff.cli.console import print_error
+from runoff.errors import RunoffError, SettingInvalid, UnknownName
+
+app = typer.Typer(
+    name="runoff",
+    help="One front door to every inference runtime: the fastest one that stays correct serves your model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("env")(env.env)
+app.command("describe")(describe.describe)
+app.command("verify")(verify.verify)
+app.command("export")(export.export)
+app.command("race")(race.race)
+app.command("run")(run_verb.run)
+app.command("explain")(explain.explain)
+app.add_typer(cache.app, name="cache")
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - the form that a typer callback has
+    if value:
+        from runoff import __version__
+
+        typer.echo(f"runoff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,  # noqa: FBT002
+) -> None:
+    """Flags for every verb: --json prints data, --debug shows tracebacks."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    as_json = "--json" in given
+    given = [word for word in given if word != "--debug"]
+    try:
+        code = app(args=given, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except RunoffError as error:
+        if debug:
+            raise
+        print_error(error, as_json=as_json)
+        code = 2 if isinstance(error, (UnknownName, SettingInvalid)) else 1
+    except (KeyboardInterrupt, click.Abort):
+        if debug:
+            raise
+        click.echo("interrupted; what was finished is kept", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
