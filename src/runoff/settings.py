@@ -6,6 +6,8 @@ RUNOFF_LOCK_TIMEOUT_S   float   seconds to wait for another process's lock; defa
 RUNOFF_DOWNLOAD_TIMEOUT_S float seconds without a byte before a download is given up; default 30
 RUNOFF_MODELS           path    a folder of model folders that `list_models` shows; default: none
 RUNOFF_WORKER_TIMEOUT_S float   seconds that a race worker or exporter may stay silent; default 600
+
+CUDA_VISIBLE_DEVICES, which belongs to CUDA, is read here too, since it decides which GPUs there are.
 """
 
 from __future__ import annotations
@@ -77,6 +79,11 @@ def download_timeout_s() -> float:
 def worker_timeout_s() -> float:
     """Seconds that a race worker or an exporter may stay silent before it is stopped."""
     return _seconds("RUNOFF_WORKER_TIMEOUT_S", 600.0)
+
+
+def visible_cuda_devices() -> str | None:
+    """The value of CUDA_VISIBLE_DEVICES, or None when it is not set; an empty one hides every GPU."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def child_environment(**changes: str) -> dict[str, str]:

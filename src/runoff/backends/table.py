@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import msgspec
 
-from runoff.backends.protocol import Backend, PrecisionHint
-from runoff.errors import BackendNotInstalled, RunoffError, UnknownName, unknown_name
+from runoff.backends.protocol import Backend, PrecisionHint, SessionOptions
+from runoff.errors import BackendNotInstalled, RunoffError, RuntimeLoadError, UnknownName, unknown_name
 from runoff.types import Precision
 
 ENTRY_POINTS = "runoff.backends"
@@ -282,3 +282,21 @@ def check_options(backend_id: str, options: Mapping[str, Any]) -> None:
             raise UnknownName(f"option {name!r} of backend {found.id!r} takes {option.takes}, not {value!r}")
         if option.choices and value not in option.choices:
             raise unknown_name(f"value of option {name!r}", value, list(option.choices))
+
+
+def check_session(backend_id: str, options: SessionOptions) -> None:
+    """What every backend holds its session options against before it opens anything.
+
+    Raises:
+        UnknownName: an unknown option or choice; see `check_options`.
+        RuntimeLoadError: a device kind that the backend does not drive, or a number of threads below 1.
+    """
+    found = row(backend_id)
+    check_options(backend_id, options.backend)
+    if options.device.kind not in found.devices:
+        raise RuntimeLoadError(
+            f"backend {found.id!r} has no device {options.device}; it drives {', '.join(found.devices)}",
+            hint="choose one of these, or another backend",
+        )
+    if options.num_threads is not None and options.num_threads < 1:
+        raise RuntimeLoadError(f"num_threads is {options.num_threads}, expected at least 1")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from runoff.cli import cache, describe, env, explain, export, race, verify
@@ -58,17 +57,17 @@ def run(arguments: list[str] | None = None) -> None:
     given = [word for word in given if word != "--debug"]
     try:
         code = app(args=given, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        typer.echo(f"error: {error.format_message()}", err=True)
         code = 2
     except RunoffError as error:
         if debug:
             raise
         print_error(error, as_json=as_json)
         code = 2 if isinstance(error, (UnknownName, SettingInvalid)) else 1
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
-        click.echo("interrupted; what was finished is kept", err=True)
+        typer.echo("interrupted; what was finished is kept", err=True)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)

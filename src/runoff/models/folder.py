@@ -11,32 +11,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import filelock
 import msgspec
-import psutil
 
-from runoff import settings
-from runoff.errors import DigestMismatch, FolderBusy, ModelError, ModelNotFound, PathEscapes
+from runoff.errors import DigestMismatch, ModelError, ModelNotFound, PathEscapes
 from runoff.models.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Manifest,
     PackageEntry,
-    check_manifest,
     dump_manifest,
     parse_manifest,
 )
+from runoff.models.staging import folder_lock as folder_lock
+from runoff.models.staging import is_writable as is_writable
+from runoff.models.staging import remove, remove_stale, sync_folder, sync_tree
+from runoff.models.staging import staging as staging
+from runoff.models.staging import write_atomically as write_atomically
 from runoff.types import Signature
-
-LOCK_NAME = ".runoff.lock"
-_STAGING = ".staging-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ class ModelFolder:
         return resolve(self.root, entry.path)
 
     def digest(self) -> str:
-        """What the model is, whatever was derived from it: SHA-256 over its name, signature and reference files."""
+        """What the model is, whatever was derived from it: SHA-256 over its signature and reference files."""
         reference = self.reference.entry
         parts = [self.manifest.signature, reference.id, [file.sha256 for file in reference.files]]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
@@ -140,7 +136,8 @@ def resolve(root: Path, relative: str) -> Path:
         PathEscapes: a symlink on the way leads out of the folder.
     """
     path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    # realpath, because Path.resolve raises RuntimeError for a loop of symlinks before Python 3.13.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise PathEscapes(
             f"{relative!r} leads out of the model folder {root}", hint="replace the symlink by the file it points to"
         )
@@ -164,21 +161,25 @@ def describe_tree(root: Path, below: Path, first: str | None = None) -> tuple[Fi
     return tuple(describe_file(root, path) for path in paths)
 
 
-FileStatus = Literal["ok", "missing", "truncated", "changed", "escapes"]
+FileStatus = Literal["ok", "missing", "truncated", "changed", "escapes", "unreadable"]
 
 
 def check_file(root: Path, entry: FileEntry) -> FileStatus:
     """The state of one file, without raising."""
     try:
         path = resolve(root, entry.path)
+        if not path.is_file():
+            return "missing"
         size = path.stat().st_size
+        if size != entry.bytes:
+            return "truncated" if size < entry.bytes else "changed"
+        return "ok" if describe_file(root, entry.path).sha256 == entry.sha256 else "changed"
     except PathEscapes:
         return "escapes"
-    except OSError:
+    except FileNotFoundError:
         return "missing"
-    if size != entry.bytes:
-        return "truncated" if size < entry.bytes else "changed"
-    return "ok" if describe_file(root, entry.path).sha256 == entry.sha256 else "changed"
+    except OSError:
+        return "unreadable"
 
 
 def verify_file(root: Path, entry: FileEntry) -> None:
@@ -191,92 +192,13 @@ def verify_file(root: Path, entry: FileEntry) -> None:
         resolve(root, entry.path)
     if status == "missing":
         raise ModelNotFound(f"{root} lacks the file {entry.path!r} that its manifest names", hint=hint)
+    if status == "unreadable":
+        raise ModelError(f"cannot read {root / entry.path}", hint="check its permissions and the disk")
     raise DigestMismatch(
         f"{root / entry.path} is {status}: it is not the file that the manifest describes "
         f"({entry.bytes} bytes, sha256 {entry.sha256[:12]}...)",
         hint=hint,
     )
-
-
-@contextmanager
-def folder_lock(root: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the folder's lock; re-entrant within a process.
-
-    Args:
-        root: the folder; it must exist and be writable.
-        on_wait: called once when another process holds the lock, before waiting.
-
-    Raises:
-        FolderBusy: still held after `RUNOFF_LOCK_TIMEOUT_S`.
-        ModelError: the folder cannot be written.
-    """
-    lock = filelock.FileLock(root / LOCK_NAME, is_singleton=True)
-    timeout_s = settings.lock_timeout_s()
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            if on_wait:
-                on_wait()
-            lock.acquire(timeout=timeout_s)
-    except filelock.Timeout as error:
-        raise FolderBusy(
-            f"another process has held {root} for {timeout_s:g} s",
-            hint="wait for it, or raise RUNOFF_LOCK_TIMEOUT_S",
-        ) from error
-    except OSError as error:
-        raise ModelError(f"cannot lock {root}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_writable(root: Path) -> bool:
-    """Whether files can be created in the folder; tried, because permission bits do not tell it all."""
-    probe = root / f"{_STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        probe.mkdir()
-        probe.rmdir()
-    except OSError:
-        return False
-    return True
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file: write aside, flush to disk, rename.
-
-    Raises:
-        ModelError: the disk is full, read-only, ...; the old file is untouched.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise ModelError(f"cannot write {path}: {error.strerror}", hint="the old file is untouched") from error
-
-
-@contextmanager
-def staging(root: Path) -> Iterator[Path]:
-    """An empty folder inside `root` for files in the making; gone afterwards.
-
-    Raises:
-        ModelError: writing failed with an OSError: disk full, read-only, ...
-    """
-    path = root / f"{_STAGING}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        path.mkdir(parents=True)
-        yield path
-    except OSError as error:
-        raise ModelError(f"cannot write in {root}: {error.strerror or error}", hint="nothing was changed") from error
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def create_folder(root: Path, fill: Callable[[Path], Manifest]) -> ModelFolder:
@@ -285,16 +207,19 @@ def create_folder(root: Path, fill: Callable[[Path], Manifest]) -> ModelFolder:
     Raises:
         ModelError: `root` exists and is not empty, or cannot be written.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ModelError(f"{root} exists already and is not empty", hint="name a new folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise ModelError(f"{root} exists already and is not empty", hint="name a new folder")
+        root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"cannot write {root}: {error.strerror}") from error
+    remove_stale(root.parent)
     with staging(root.parent) as aside:
         manifest = fill(aside)
-        check_manifest(manifest)
-        write_atomically(aside / MANIFEST_NAME, dump_manifest(manifest))
-        _sync_tree(aside)
+        write_atomically(aside / MANIFEST_NAME, _checked_bytes(manifest))
+        sync_tree(aside)
         aside.replace(root)
-        _sync_folder(root.parent)
+        sync_folder(root.parent)
     return ModelFolder(root, manifest)
 
 
@@ -311,23 +236,25 @@ def add_package(root: Path, entry: PackageEntry, staged: Path) -> ModelFolder:
     """
     with folder_lock(root):
         folder = read_folder(root)
-        fresh = hashlib.sha256("".join(file.sha256 for file in entry.files).encode()).hexdigest()[:8]
-        place = root / "packages" / entry.id
-        if place.exists():
-            place = root / "packages" / f"{entry.id}-{fresh}"
+        _remove_litter(root, folder.manifest)
+        place = _free_place(root / "packages", entry.id)
         try:
             place.parent.mkdir(exist_ok=True)
-            if place.exists():
-                shutil.rmtree(place)
-            _sync_tree(staged)
+            sync_tree(staged)
             staged.replace(place)
+            sync_folder(place.parent)
+            sync_folder(root)
         except OSError as error:
             raise ModelError(f"cannot write {place}: {error.strerror}", hint="nothing was changed") from error
         prefix = place.relative_to(root).as_posix()
         files = tuple(FileEntry(f"{prefix}/{file.path}", file.sha256, file.bytes) for file in entry.files)
         added = msgspec.structs.replace(entry, files=files)
         kept = tuple(old for old in folder.manifest.packages if old.id != entry.id)
-        return _write_manifest(root, msgspec.structs.replace(folder.manifest, packages=(*kept, added)))
+        try:
+            return _write_manifest(root, msgspec.structs.replace(folder.manifest, packages=(*kept, added)))
+        except ModelError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
 
 
 def change_manifest(root: Path, change: Callable[[Manifest], Manifest]) -> ModelFolder:
@@ -347,37 +274,32 @@ def update_package(root: Path, entry: PackageEntry) -> ModelFolder:
 
 
 def _write_manifest(root: Path, manifest: Manifest) -> ModelFolder:
-    check_manifest(manifest)
-    write_atomically(root / MANIFEST_NAME, dump_manifest(manifest))
+    write_atomically(root / MANIFEST_NAME, _checked_bytes(manifest))
     _remove_litter(root, manifest)
     return ModelFolder(root, manifest)
 
 
+def _checked_bytes(manifest: Manifest) -> bytes:
+    """The manifest as JSON that is known to be readable: NaN, for one, would be written as null."""
+    data = dump_manifest(manifest)
+    parse_manifest(data)
+    return data
+
+
+def _free_place(packages: Path, package_id: str) -> Path:
+    """A folder name that nothing has yet: the files of a package that is replaced stay until the manifest changed."""
+    place = packages / package_id
+    number = 2
+    while os.path.lexists(place):
+        place = packages / f"{package_id}-{number}"
+        number += 1
+    return place
+
+
 def _remove_litter(root: Path, manifest: Manifest) -> None:
-    """Delete what killed writers left: staging folders of dead processes and packages that nothing names."""
+    """Delete what killed writers left, and packages that nothing names."""
     named = {file.path.split("/")[1] for file in manifest.files() if file.path.startswith("packages/")}
     for path in (root / "packages").glob("*"):
         if path.name not in named:
-            shutil.rmtree(path, ignore_errors=True)
-    for path in root.glob(f"{_STAGING}*"):
-        owner = path.name.removeprefix(_STAGING).split("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_tree(root: Path) -> None:
-    for path in root.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(root)
-
-
-def _sync_folder(root: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            remove(path)
+    remove_stale(root)

@@ -1,0 +1,219 @@
+"""The front door: find the model, decide which package answers, open it.
+
+Sequences `export/find.py`, `race/decide.py` and `backends/table.py`; every step has its own module and tests.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from runoff.backends import table
+from runoff.environment.describe import Environment, describe_environment
+from runoff.errors import NoCandidate, RuntimeLoadError, UnknownName, unknown_name
+from runoff.export.find import find_folder, known_working_copy
+from runoff.model import Model
+from runoff.models.folder import ModelFolder
+from runoff.models.sources import SourceOptions
+from runoff.race.candidates import Candidate
+from runoff.race.decide import OBJECTIVES, Decision, Objective, Rejection, Wish, decide
+from runoff.race.fidelity import Contract
+from runoff.race.ledger import find_record
+from runoff.types import CPU, Device, Precision
+
+if TYPE_CHECKING:
+    from runoff.models.description import ModelDescription
+    from runoff.models.listing import ListedModel
+
+_Name = TypeVar("_Name", bound=str)
+_DEVICES = ("cpu", "cuda", "gpu", "npu", "mps")
+
+
+class FallbackWarning(UserWarning):
+    """The best candidate failed to open and the next one answers."""
+
+
+class AutoModel:
+    """Opens any model with the fastest runtime that stays correct here."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        backend: str | Sequence[str] | None = None,
+        precision: str | Sequence[str] | None = None,
+        device: str | None = None,
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+        objective: Objective = "latency",
+        contract: Contract | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        source: SourceOptions | None = None,
+    ) -> Model:
+        """Open a model: the measured winner where it was raced here, else the documented order's first.
+
+        Args:
+            model: a model folder, a bare file, a Hugging Face folder, a hub id, a URL or a provider's reference.
+            backend: one backend or an ordered list, such as `"onnx"` or `["torch", "onnx"]`; obeyed or refused.
+            precision: one precision or an ordered list, such as `"fp32"`; obeyed or refused.
+            device: `cpu`, `cuda`, `cuda:1`, `gpu`, `npu`, `mps`; the CPU unless told.
+            batch_size: rows that one `run` will have; packages made for another batch are rejected.
+            num_threads: threads of one `run`.
+            objective: `latency`, `throughput`, `cold-start`, `memory` or `size`.
+            contract: how far outputs may be from the reference's; None holds each precision to its own level.
+            options: backend options by backend, such as `{"onnx": {"providers": ["CPUExecutionProvider"]}}`.
+            source: revision, digest and offline mode of what must be downloaded.
+
+        Raises:
+            ModelNotFound, ManifestInvalid, DigestMismatch: the model is not there or damaged.
+            UnknownName: a backend, precision, device, objective or option that does not exist.
+            NoCandidate: every package was rejected; the message has each reason.
+        """
+        wish = make_wish(
+            backend=backend,
+            precision=precision,
+            device=device,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            objective=objective,
+            contract=contract,
+        )
+        backend_options = _check_options(options or {})
+        folder = find_folder(model, source)
+        decision = decide_for(folder, wish, describe_environment())
+        return _open_best(known_working_copy(folder), decision, backend_options)
+
+    @staticmethod
+    def describe_compute_environment() -> Environment:
+        """The facts about this machine; printing them gives a table, `.to_dict()` gives JSON values."""
+        return describe_environment()
+
+    describe_runtime = describe_compute_environment
+
+    @staticmethod
+    def describe_model(model: str | Path, source: SourceOptions | None = None) -> ModelDescription:
+        """What a model is: task, signature, packages with their fidelity. Loads no runtime."""
+        from runoff.models.description import describe_model
+        from runoff.models.sources import find_source
+
+        return describe_model(find_source(model, source or SourceOptions()).path)
+
+    @staticmethod
+    def list_models() -> list[ListedModel]:
+        """The models below `RUNOFF_MODELS` and in the cache."""
+        from runoff.models.listing import list_models
+
+        return list_models()
+
+
+def decide_for(folder: ModelFolder, wish: Wish, environment: Environment) -> Decision:
+    """Decide with the record of this machine, if the model was raced on it; says why an older one does not hold."""
+    folder = known_working_copy(folder)
+    record, notes = find_record(folder, environment)
+    decision = decide(folder.manifest, environment, wish, record)
+    return msgspec.structs.replace(decision, notes=(*decision.notes, *notes))
+
+
+def make_wish(  # noqa: PLR0913 - the front door's own arguments
+    *,
+    backend: str | Sequence[str] | None = None,
+    precision: str | Sequence[str] | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    num_threads: int | None = None,
+    objective: str = "latency",
+    contract: Contract | None = None,
+) -> Wish:
+    """Read the caller's words; see `AutoModel.from_pretrained`.
+
+    Raises:
+        UnknownName: one of them does not exist; the message lists the known ones.
+    """
+    precisions = tuple(str(name) for name in _listed(precision))
+    known = [*Precision, "default"]
+    for name in precisions:
+        if name not in known:
+            raise unknown_name("precision", name, [str(value) for value in known])
+    if objective not in OBJECTIVES:
+        raise unknown_name("objective", objective, list(OBJECTIVES))
+    for name, number in (("batch_size", batch_size), ("num_threads", num_threads)):
+        if number is not None and number < 1:
+            raise UnknownName(f"{name} is {number}, expected a number from 1")
+    return Wish(
+        backends=tuple(table.row(name).id for name in _listed(backend)),
+        precisions=precisions,
+        device=parse_device(device) if device else CPU,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        objective=objective,
+        contract=contract or Contract(),
+    )
+
+
+def parse_device(text: str) -> Device:
+    """Read a device such as `cpu` or `cuda:1`.
+
+    Raises:
+        UnknownName: there is no such kind of device.
+    """
+    kind, colon, index = text.lower().partition(":")
+    if kind not in _DEVICES or (colon and not index.isdigit()):
+        raise unknown_name("device", text, list(_DEVICES))
+    return Device(kind, int(index) if index else None)
+
+
+def _listed(value: _Name | Sequence[_Name] | None) -> Sequence[_Name]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    checked = {table.row(name).id: given for name, given in options.items()}
+    for name, given in checked.items():
+        table.check_options(name, given)
+    return checked
+
+
+def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Mapping[str, Any]]) -> Model:
+    """Open the first of the ranking that opens; failures become rejections and are reported, never hidden."""
+    decision.require()
+    failed: list[Rejection] = []
+    for place, ranked in enumerate(decision.ranking):
+        try:
+            candidate = _with_options(ranked.candidate, options)
+            package = folder.package(candidate.package_id)
+            package.verify()
+            session = table.backend(candidate.backend).open(package, candidate.session_options())
+        except RuntimeLoadError as error:
+            failed.append(Rejection(ranked.candidate.id, f"failed to open: {error.message}", error.hint))
+            continue
+        if failed:
+            names = ", ".join(rejection.candidate_id for rejection in failed)
+            warnings.warn(
+                f"{names} failed to open, {candidate.id} answers: see explain()", FallbackWarning, stacklevel=3
+            )
+        final = msgspec.structs.replace(
+            decision,
+            chosen=candidate,
+            ranking=decision.ranking[place:],
+            rejections=(*failed, *decision.rejections),
+        )
+        return Model(folder, candidate, session, final)
+    raise NoCandidate(
+        f"no package of {decision.model!r} opens on this machine",
+        rejections={rejection.candidate_id: rejection.reason for rejection in (*failed, *decision.rejections)},
+        hint=next((rejection.hint for rejection in failed if rejection.hint), None),
+    )
+
+
+def _with_options(candidate: Candidate, options: Mapping[str, Mapping[str, Any]]) -> Candidate:
+    extra = options.get(candidate.backend)
+    if not extra:
+        return candidate
+    return msgspec.structs.replace(candidate, options={**candidate.options, **extra})

@@ -1,0 +1,247 @@
+"""A bare model becomes a model folder: `.onnx`, `.pt2`, `.xml` with its `.bin`, or a Hugging Face folder.
+
+Knows no runtime: an isolated process reads the signature and computes the golden pair. Files are hard-linked
+where the file system can. The same content leads to the same folder, and to no work the second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runoff import settings
+from runoff.backends import table
+from runoff.child import RemoteError
+from runoff.environment.libraries import is_importable
+from runoff.errors import BackendNotInstalled, ChildFailed, ModelError, RunoffError, RuntimeLoadError
+from runoff.export.isolated import plain, worker
+from runoff.models.cache import adopted_folder, link_or_copy, make_once, subfolder
+from runoff.models.folder import ModelFolder, Package, create_folder, describe_file, read_folder
+from runoff.models.formats import detect_format
+from runoff.models.manifest import (
+    MANIFEST_NAME,
+    SCHEMA,
+    Batch,
+    FileEntry,
+    Golden,
+    MadeBy,
+    Manifest,
+    PackageEntry,
+    check_path,
+)
+from runoff.models.samples import batch_dimension, describe_samples
+from runoff.models.staging import write_atomically
+from runoff.types import Precision, Signature
+
+GOLDEN_ROWS = 4
+GOLDEN_SEED = 0
+_SCHEME = "adopted-1"
+"""Part of every digest: raise it when the same files would give another folder."""
+_LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "hf": "transformers"}
+_OTHER_WEIGHTS = re.compile(r".*\.(?:bin|h5|msgpack|ot|onnx|onnx_data|tflite|gguf|pt|pth|ckpt|mlmodel)")
+_HF_PRECISIONS = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    """Size and modification time of a file when it was hashed: unchanged means not hashed again."""
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+    sha256: str
+
+
+def adopt(path: Path, *, name: str | None = None, into: Path | None = None) -> ModelFolder:
+    """Make a model folder of a bare model; a model folder is answered as it is.
+
+    Args:
+        path: a file or a Hugging Face folder.
+        name: the model's name; the file's or folder's name unless given.
+        into: where the model folder is made; in the user cache unless given.
+
+    Raises:
+        ModelNotFound, FormatMismatch: nothing is there, or it is not what its name says.
+        ModelError: no backend can open it, or `into` holds something else.
+        RuntimeLoadError: the runtime refuses the file, or crashed or hung on it.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return read_folder(path)
+    format_id = detect_format(path)
+    if format_id == "safetensors":
+        raise ModelError(
+            f"{path} holds weights without a network", hint="runoff.package(module, inputs, folder) takes an nn.Module"
+        )
+    files = dict(_files(path, format_id))
+    digests = _digests(path, files)
+    identity = json.dumps([_SCHEME, format_id, name, sorted(digests.items())])
+    root = into or adopted_folder(hashlib.sha256(identity.encode()).hexdigest())
+
+    def fill(aside: Path) -> Manifest:
+        return _fill(aside, format_id, files, name or path.resolve().stem)
+
+    if into is None:
+        return make_once(root, fill)
+    if (into / MANIFEST_NAME).is_file():
+        there = read_folder(into)
+        if sorted(file.sha256 for file in there.reference.entry.files) == sorted(digests.values()):
+            return there
+    return create_folder(into, fill)
+
+
+def _files(path: Path, format_id: str) -> Iterator[tuple[str, Path]]:
+    """The files of a bare model by their path inside the package, the main one first."""
+    if path.is_dir():
+        yield "config.json", path / "config.json"
+        for found in sorted(path.rglob("*")):
+            relative = found.relative_to(path).as_posix()
+            hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
+            if found.is_file() and not hidden and relative != "config.json" and not _OTHER_WEIGHTS.fullmatch(relative):
+                yield relative, found
+        return
+    yield path.name, path
+    if format_id == "openvino":
+        yield path.with_suffix(".bin").name, path.with_suffix(".bin")
+    if format_id == "onnx":
+        for relative in _external_files(path):
+            check_path(relative, str(path))
+            yield relative, path.parent / relative
+
+
+def _external_files(path: Path) -> list[str]:
+    """The weights files beside an .onnx file: as it names them, or by their usual names where onnx is missing."""
+    if is_importable("onnx"):
+        answer = _call("external_files", path=str(path))
+        return [str(name) for name in answer["files"]]
+    usual = (f"{path.name}.data", f"{path.name}_data", f"{path.stem}.data", f"{path.stem}.weights")
+    return [name for name in usual if (path.parent / name).is_file()]
+
+
+def _digests(path: Path, files: dict[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file; a file of the same size and modification time as last time is not read again."""
+    place = subfolder("stamps") / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    known = {stamp.path: stamp for stamp in _read_stamps(place)}
+    stamps = []
+    for name, source in files.items():
+        try:
+            facts = source.stat()
+            old = known.get(name)
+            if old is not None and (old.size_bytes, old.modified_ns) == (facts.st_size, facts.st_mtime_ns):
+                stamps.append(old)
+                continue
+            digest = describe_file(source.parent.resolve(), source.name, follow=True).sha256
+        except OSError as error:
+            raise ModelError(f"cannot read {source}: {error.strerror}") from error
+        stamps.append(_Stamp(name, facts.st_size, facts.st_mtime_ns, digest))
+    if list(known.values()) != stamps:
+        write_atomically(place, msgspec.json.encode(stamps))
+    return {stamp.path: stamp.sha256 for stamp in stamps}
+
+
+def _read_stamps(place: Path) -> list[_Stamp]:
+    try:
+        return msgspec.json.decode(place.read_bytes(), type=list[_Stamp])
+    except (OSError, msgspec.DecodeError):
+        return []
+
+
+def _fill(aside: Path, format_id: str, files: dict[str, Path], name: str) -> Manifest:
+    """Link the files into an empty folder, let a worker read them, and describe them."""
+    backend = _backend(format_id)
+    config = _config(files) if format_id == "hf" else {}
+    precision = _HF_PRECISIONS.get(str(config.get("dtype") or config.get("torch_dtype")), Precision.FP32)
+    place = f"packages/{backend}-source"
+    for relative, source in files.items():
+        target = aside / place / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(source, target)
+    entries = tuple(describe_file(aside, f"{place}/{relative}") for relative in files)
+    entry = PackageEntry(f"{backend}-{precision.value}", backend, format_id, precision, entries)
+    (aside / "golden").mkdir()
+    golden = ("golden/inputs.npz", "golden/outputs.npz")
+    answer = _call(
+        "inspect",
+        package=plain(Package(aside, entry, Signature((), ()))),
+        limits=_limits(config),
+        rows=GOLDEN_ROWS,
+        seed=GOLDEN_SEED,
+        golden=[str(aside / path) for path in golden],
+    )
+    signature = msgspec.convert(answer["signature"], Signature)
+    if answer["precision"] is not None:
+        precision = Precision(answer["precision"])
+    entry = msgspec.structs.replace(
+        entry,
+        id=f"{backend}-{precision.value}",
+        precision=precision,
+        batch=_batch(signature),
+        made_by=MadeBy("adopted", versions={"golden inputs": describe_samples(GOLDEN_SEED)}),
+    )
+    return Manifest(
+        schema=SCHEMA,
+        name=name,
+        reference=entry.id,
+        signature=signature,
+        packages=(entry,),
+        golden=Golden(*(describe_file(aside, path) for path in golden)) if answer["golden"] else None,
+    )
+
+
+def _backend(format_id: str) -> str:
+    """The first backend of the format whose library is there."""
+    rows = table.backends_for(format_id)
+    for row in rows:
+        library = _LIBRARIES.get(row.id)
+        if library is None or is_importable(library):
+            return row.id
+    extra = next((row.extra for row in rows if row.extra), None)
+    raise BackendNotInstalled(
+        f"no backend that opens the format {format_id!r} is installed; there are {', '.join(row.id for row in rows)}",
+        hint=f"pip install 'runoff[{extra}]'" if extra else None,
+    )
+
+
+def _batch(signature: Signature) -> Batch:
+    """`dynamic` where the batch has a name, else the size that the first input's first axis is fixed to."""
+    shape = signature.inputs[0].shape
+    if batch_dimension(signature) is None and shape and isinstance(shape[0], int) and shape[0] > 0:
+        return shape[0]
+    return "dynamic"
+
+
+def _config(files: dict[str, Path]) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(files["config.json"].read_bytes())
+    return config
+
+
+def _limits(config: dict[str, Any]) -> dict[str, int]:
+    """The vocabulary size, below which token ids stay."""
+    text = config.get("text_config")
+    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    return {name: size for name in ("input_ids", "decoder_input_ids")} if isinstance(size, int) and size > 0 else {}
+
+
+def _call(op: str, **arguments: Any) -> dict[str, Any]:
+    """Ask a worker of its own; foreign files may crash it."""
+    try:
+        with worker() as child:
+            return child.call(op, settings.worker_timeout_s(), **arguments)
+    except ChildFailed as error:
+        raise RuntimeLoadError(f"the runtime {error.message} when it read the file", hint=error.hint) from error
+    except RemoteError as error:
+        raise _as_raised(error) from error
+
+
+def _as_raised(error: RemoteError) -> RunoffError:
+    """The remote error as the type that the worker raised, where a caller may act on it."""
+    import runoff.errors
+
+    kind = getattr(runoff.errors, error.kind, RuntimeLoadError)
+    known = isinstance(kind, type) and issubclass(kind, RunoffError)
+    raised: RunoffError = (kind if known else RuntimeLoadError)(error.message, hint=error.hint)
+    return raised

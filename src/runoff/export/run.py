@@ -1,0 +1,192 @@
+"""Exporting: plan the path, run its steps in isolated processes, add what they made to the model folder.
+
+Knows no runtime and no format. The folder changes only when a step is done and its result was opened; a
+step that crashes, hangs, uses too much memory or is killed leaves the folder as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runoff import settings
+from runoff.backends import table
+from runoff.child import RemoteError
+from runoff.environment.libraries import is_importable
+from runoff.errors import ChildFailed, ExportError
+from runoff.export.isolated import plain, worker
+from runoff.export.plan import STEPS, Available, Step, plan
+from runoff.export.step import DEFAULT_OPSET, Made, StepOptions
+from runoff.models.folder import ModelFolder, Package, add_package, describe_tree, read_folder
+from runoff.models.manifest import Batch, MadeBy, PackageEntry
+from runoff.models.staging import staging
+from runoff.types import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        batch: `dynamic`, or the one batch size to make the package for; None: as the reference.
+        opset: ONNX operator set.
+        sizes: example sizes of named dimensions other than the batch, such as {"sequence": 128}.
+        force: make it again although it is there.
+        timeout_s: seconds for one step; `RUNOFF_WORKER_TIMEOUT_S` unless given.
+        max_memory_bytes: resident memory at which a converter is stopped; no limit unless given.
+        on_step: called with one line before each step.
+        steps: the conversions to plan with; a program can add its own.
+    """
+
+    batch: Batch | None = None
+    opset: int = DEFAULT_OPSET
+    sizes: dict[str, int] | None = None
+    force: bool = False
+    timeout_s: float | None = None
+    max_memory_bytes: int | None = None
+    on_step: Callable[[str], None] | None = None
+    steps: Sequence[Step] = STEPS
+
+
+def export_package(
+    folder: ModelFolder, format_id: str, precision: Precision, options: ExportOptions | None = None
+) -> ModelFolder:
+    """Make the model in another format, and add it and what was made on the way as packages.
+
+    Args:
+        folder: the model; it must be writable.
+        format_id: `onnx`, `openvino`, `torch-export`.
+        precision: what the new package computes in.
+        options: see `ExportOptions`.
+
+    Returns:
+        the folder as it is now; as it was when the package is there already.
+
+    Raises:
+        ExportError: no path leads there, a library is missing, or a converter failed, crashed, hung or used
+            too much memory; the folder is as it was, but for earlier steps' packages.
+        ModelError: the folder cannot be written.
+    """
+    options = options or ExportOptions()
+    batch = options.batch if options.batch is not None else folder.reference.entry.batch
+    present = find_package(folder, format_id, precision, batch)
+    if present is not None and (not options.force or present.id == folder.manifest.reference):
+        return folder
+    path = plan(
+        _available(folder, batch, without=present.id if present else None),
+        (format_id, precision),
+        _installed(options.steps),
+        options.steps,
+    )
+    source = folder.package(path.package_id)
+    for step in path.steps:
+        if options.on_step:
+            options.on_step(str(step))
+        folder, package_id = _run_step(folder, source, step, batch, options)
+        source = folder.package(package_id)
+    return folder
+
+
+def find_package(folder: ModelFolder, format_id: str, precision: Precision, batch: Batch) -> Package | None:
+    """The package with that format, precision and batch, or None."""
+    wanted = (format_id, precision, batch)
+    return next((p for p in folder.packages if (p.entry.format, p.entry.precision, p.entry.batch) == wanted), None)
+
+
+def _available(folder: ModelFolder, batch: Batch, without: str | None) -> list[Available]:
+    """Packages that a path may start from, the reference first: of that batch, or dynamic and so of any."""
+    reference = folder.manifest.reference
+    packages = sorted(folder.packages, key=lambda package: package.id != reference)
+    fitting = [package for package in packages if package.entry.batch in (batch, "dynamic") and package.id != without]
+    if not fitting:
+        made_for = folder.reference.entry.batch
+        raise ExportError(
+            f"{folder.root} has only packages made for batch {made_for}, asked for batch {batch}",
+            hint=f"ask for batch={made_for}, or package the model again with another batch",
+        )
+    return [Available(package.id, package.entry.format, package.entry.precision) for package in fitting]
+
+
+def _installed(steps: Sequence[Step]) -> set[str]:
+    """Which of the steps' libraries can be imported; looked up, not imported."""
+    names = {library for step in steps for library in step.libraries}
+    return {name for name in names if is_importable(name)}
+
+
+def _run_step(
+    folder: ModelFolder, source: Package, step: Step, batch: Batch, options: ExportOptions
+) -> tuple[ModelFolder, str]:
+    """Run one step and add its result; answers the folder and the new package's id."""
+    step_options = StepOptions(step.target_precision, batch, options.opset, options.sizes or {})
+    package_id = _package_id(folder, step, batch)
+    with staging(folder.root) as staged:
+        entry = _convert(folder, source, step, step_options, (package_id, staged, options))
+        return add_package(folder.root, entry, staged), package_id
+
+
+def _convert(
+    folder: ModelFolder,
+    source: Package,
+    step: Step,
+    step_options: StepOptions,
+    place: tuple[str, Path, ExportOptions],
+) -> PackageEntry:
+    """The isolated part: convert into the staged folder, then open the result and hold it against the signature."""
+    package_id, staged, options = place
+    timeout_s = options.timeout_s if options.timeout_s is not None else settings.worker_timeout_s()
+    try:
+        with worker(options.max_memory_bytes) as child:
+            answer = child.call(
+                "export",
+                timeout_s,
+                package=plain(source),
+                target=step.target,
+                destination=str(staged),
+                options=msgspec.to_builtins(step_options),
+            )
+            made = msgspec.convert(answer, Made)
+            entry = PackageEntry(
+                id=package_id,
+                backend=_backend(step.target_format),
+                format=step.target_format,
+                precision=step.target_precision,
+                files=describe_tree(staged, staged, made.main_file),
+                batch=step_options.batch,
+                requires=made.requires,
+                made_by=MadeBy(made.tool, source.id, made.versions),
+            )
+            child.call("check", timeout_s, package=plain(Package(staged, entry, source.signature)), **_golden(folder))
+    except (ChildFailed, RemoteError) as error:
+        why = f"the converter {error.message}" if isinstance(error, ChildFailed) else error.message
+        raise ExportError(f"{source.id} to {package_id}: {why}", hint=error.hint) from error
+    return entry
+
+
+def _golden(folder: ModelFolder) -> dict[str, Any]:
+    golden = folder.manifest.golden
+    if golden is None:
+        return {"inputs": None, "outputs": None}
+    return {"inputs": str(folder.file(golden.inputs)), "outputs": str(folder.file(golden.outputs))}
+
+
+def _backend(format_id: str) -> str:
+    return table.backends_for(format_id)[0].id
+
+
+def _package_id(folder: ModelFolder, step: Step, batch: Batch) -> str:
+    """`onnx-fp32`, or `onnx-fp32-b8` for one batch; never the id of a package that this one does not replace."""
+    suffix = "" if batch == folder.reference.entry.batch else f"-b{batch}"
+    tail = f"{step.target_precision.value}{suffix}"
+    wanted = (step.target_format, step.target_precision, batch)
+    for candidate in (f"{_backend(step.target_format)}-{tail}", f"{step.target_format}-{tail}"):
+        old = folder.manifest.package(candidate)
+        if old is None or ((old.format, old.precision, old.batch) == wanted and candidate != folder.manifest.reference):
+            return candidate
+    number = 2
+    while folder.manifest.package(f"{step.target_format}-{tail}-{number}"):
+        number += 1
+    return f"{step.target_format}-{tail}-{number}"

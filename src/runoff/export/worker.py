@@ -1,0 +1,184 @@
+"""The body of the isolated process that converts, opens and reads foreign files; `run.py` and `adopt.py` start it.
+
+Knows no runtime itself: steps and backends are loaded by name. Whatever happens here, the caller lives on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from runoff.backends import table
+from runoff.backends.protocol import Session, SessionOptions
+from runoff.child import serve
+from runoff.errors import ExportError, InputError, RunoffError
+from runoff.export.step import Made, StepOptions
+from runoff.models.arrays import Array, Arrays, batch_size, dtype_name, read_npz, write_npz
+from runoff.models.folder import Package
+from runoff.models.manifest import PackageEntry
+from runoff.models.samples import batch_dimension, generate_inputs, resize_rows
+from runoff.types import DType, Precision, Signature
+
+_SMALL_LIMIT = 2
+"""Integers below it are valid for any table that a model looks them up in."""
+_STORED_PRECISION = {
+    "onnx": "runoff.export.onnx:stored_precision",
+    "openvino": "runoff.export.openvino:stored_precision",
+}
+_INTEGERS = {DType.INT64, DType.INT32, DType.INT16, DType.INT8, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64}
+
+
+def export(package: dict[str, Any], target: str, destination: str, options: dict[str, Any]) -> Mapping[str, Any]:
+    """Run one step: the package becomes files in `destination`; answers a `Made`."""
+    source = _package(package)
+    source.verify()
+    made = table.load(target)(source, Path(destination), msgspec.convert(options, StepOptions))
+    if not isinstance(made, Made) or not (Path(destination) / made.main_file).is_file():
+        raise ExportError(f"the step {target} did not make the file that it names")
+    return _plain(made)
+
+
+def check(package: dict[str, Any], inputs: str | None, outputs: str | None) -> Mapping[str, Any]:
+    """Open a fresh package once and refuse it when it is plainly broken; fidelity is measured elsewhere.
+
+    Args:
+        package: the package with its files where they were made.
+        inputs: .npz of golden inputs; None to generate some.
+        outputs: .npz of the reference's outputs on them.
+    """
+    made = _package(package)
+    given = read_npz(Path(inputs)) if inputs else generate_inputs(made.signature, rows=2, seed=0)
+    expected = read_npz(Path(outputs)) if outputs else {}
+    rows = batch_size(made.signature, given)
+    dynamic = made.entry.batch == "dynamic" and batch_dimension(made.signature) is not None
+    counts = sorted({rows, 1, rows + 1}, key=lambda count: count != rows) if dynamic else [made.entry.batch]
+    session = table.backend(made.entry.backend).open(made, SessionOptions())
+    try:
+        for count in counts:
+            resized = resize_rows(made.signature, given, count) if isinstance(count, int) else dict(given)
+            _check_once(session, made.signature, resized, expected if count == rows else {})
+    finally:
+        session.close()
+    return {}
+
+
+def inspect(
+    package: dict[str, Any], limits: dict[str, int], rows: int, seed: int, golden: list[str]
+) -> Mapping[str, Any]:
+    """Read the signature of a bare package and let it answer generated inputs.
+
+    Args:
+        package: as adopted; its signature is empty.
+        limits: see `generate_inputs`.
+        rows: rows of the golden pair, where the batch is dynamic.
+        seed: seed of the golden inputs.
+        golden: the paths to write inputs and outputs to.
+
+    Returns:
+        the signature, the precision of the weights or None, and whether the golden pair was written.
+    """
+    bare = _package(package)
+    backend = table.backend(bare.entry.backend)
+    path = bare.folder if bare.entry.format == "hf" else bare.main_file
+    signature = backend.read_signature(bare.entry.format, path)
+    whole = Package(bare.root, bare.entry, signature)
+    session = backend.open(whole, SessionOptions())
+    try:
+        pair = _golden(session, signature, rows, seed, limits)
+    finally:
+        session.close()
+    if pair is not None:
+        write_npz(Path(golden[0]), pair[0])
+        write_npz(Path(golden[1]), pair[1])
+    return {
+        "signature": msgspec.to_builtins(signature),
+        "precision": _stored_precision(bare),
+        "golden": pair is not None,
+    }
+
+
+def _golden(
+    session: Session, signature: Signature, rows: int, seed: int, limits: dict[str, int]
+) -> tuple[Arrays, Arrays] | None:
+    """Generated inputs and the answers to them; None for inputs that cannot be generated."""
+    try:
+        inputs = generate_inputs(signature, rows=rows, seed=seed, limits=limits)
+    except InputError:
+        return None
+    try:
+        return inputs, session.run(inputs)
+    except RunoffError:
+        # Token ids beyond a vocabulary of unknown size are the usual reason.
+        small = {spec.name: _SMALL_LIMIT for spec in signature.inputs if spec.dtype in _INTEGERS}
+        if not small:
+            raise
+        inputs = generate_inputs(signature, rows=rows, seed=seed, limits=small)
+        return inputs, session.run(inputs)
+
+
+def _stored_precision(package: Package) -> Precision | None:
+    target = _STORED_PRECISION.get(package.entry.format)
+    if target is None:
+        return None
+    try:
+        precision: Precision = table.load(target)(package.main_file)
+    except ImportError:
+        return None
+    return precision
+
+
+def _check_once(session: Session, signature: Signature, inputs: Arrays, expected: Arrays) -> None:
+    rows = batch_size(signature, inputs)
+    try:
+        answer = session.run(inputs)
+    except RunoffError as error:
+        raise ExportError(
+            f"the result was made but does not run at batch {rows}: {error.message}",
+            hint="ask for a fixed batch size with batch=N",
+        ) from error
+    batch = batch_dimension(signature)
+    for spec in signature.outputs:
+        array = answer.get(spec.name)
+        if array is None:
+            raise ExportError(f"the result has no output {spec.name!r}; it has {', '.join(answer)}")
+        wanted = [rows if dim == batch else dim for dim in spec.shape]
+        fits = len(wanted) == array.ndim and all(
+            isinstance(dim, str) or dim == size for dim, size in zip(wanted, array.shape, strict=True)
+        )
+        if not fits or dtype_name(array.dtype) is not spec.dtype:
+            raise ExportError(
+                f"the result answers {dtype_name(array.dtype)}{list(array.shape)} at batch {rows} for {spec}"
+            )
+        _check_finite(spec.name, array, expected.get(spec.name))
+
+
+def _check_finite(name: str, array: Array, expected: Array | None) -> None:
+    """Refuse NaN and infinities, except where the reference has them too."""
+    if array.dtype.kind not in "fV" and dtype_name(array.dtype) is not DType.BF16:
+        return
+    broken = ~np.isfinite(array.astype(np.float64))
+    if expected is not None and expected.shape == array.shape:
+        broken &= np.isfinite(expected.astype(np.float64))
+    if broken.any():
+        raise ExportError(
+            f"output {name!r} of the result has {int(broken.sum())} values that are NaN or infinite",
+            hint="a narrow precision may overflow: export at fp32",
+        )
+
+
+def _package(given: dict[str, Any]) -> Package:
+    entry = msgspec.convert(given["entry"], PackageEntry)
+    return Package(Path(given["root"]), entry, msgspec.convert(given["signature"], Signature))
+
+
+def _plain(value: object) -> Mapping[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return plain
+
+
+if __name__ == "__main__":
+    serve({"export": export, "check": check, "inspect": inspect})

@@ -1,0 +1,107 @@
+"""Candidates: which packages compete, and in which ways each is opened.
+
+A candidate is a package with session options: a variant of its backend (eager, compiled, a precision hint) and a
+number of threads. Knows the manifest and the table of backends; opens nothing and knows no runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from runoff.backends import table
+from runoff.backends.protocol import PrecisionHint, SessionOptions
+from runoff.backends.table import BackendRow, Variant
+from runoff.errors import unknown_name
+from runoff.models.manifest import PackageEntry
+from runoff.types import CPU, Device, Precision
+
+
+class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A package with session options that competes in a race.
+
+    Attributes:
+        id: `<package>[+variant][@threads]`, such as `torch-fp32+compile@2`.
+        precision: what it computes in as far as is known before it runs: `default` is the runtime's own choice.
+        num_threads: None leaves it at the cores that this process may use.
+    """
+
+    id: str
+    package_id: str
+    backend: str
+    variant: str
+    precision: PrecisionHint
+    num_threads: int | None
+    device: Device = CPU
+    options: dict[str, Any] = {}
+
+    def session_options(self) -> SessionOptions:
+        """How to open the package as this candidate."""
+        return SessionOptions(self.device, self.num_threads, self.precision, self.options)
+
+
+def make_candidate(
+    entry: PackageEntry, row: BackendRow, variant: Variant, num_threads: int | None = None, device: Device = CPU
+) -> Candidate:
+    """The candidate that opens a package of `row` in the way of `variant`."""
+    suffix = f"+{variant.name}" if variant.name else ""
+    where = "" if device == CPU else f"#{device}"
+    threads = f"@{num_threads}" if num_threads is not None else ""
+    return Candidate(
+        id=f"{entry.id}{suffix}{where}{threads}",
+        package_id=entry.id,
+        backend=row.id,
+        variant=variant.name,
+        precision=variant.precision if variant.precision is not None else entry.precision,
+        num_threads=num_threads,
+        device=device,
+        options=dict(variant.options),
+    )
+
+
+def variants_of(entry: PackageEntry, row: BackendRow) -> tuple[Variant, ...]:
+    """The variants that make sense for a package: precision hints only lower an fp32 package."""
+    if entry.precision is Precision.FP32:
+        return row.variants
+    return tuple(variant for variant in row.variants if variant.precision is None)
+
+
+def list_candidates(
+    packages: Iterable[PackageEntry],
+    num_threads: Sequence[int | None],
+    device: Device = CPU,
+    only: Sequence[str] | None = None,
+) -> list[Candidate]:
+    """Every candidate of the packages, for each thread count, in the order of the table.
+
+    Args:
+        packages: entries of a manifest.
+        num_threads: thread counts to enter each variant with.
+        device: where all of them run.
+        only: when given, the ids without `@threads` that compete, such as `torch-fp32+compile`.
+
+    Raises:
+        UnknownName: `only` names a candidate that does not exist; the message lists those that do.
+    """
+    made = [
+        make_candidate(entry, row, variant, threads, device)
+        for row in table.rows().values()
+        for entry in packages
+        if entry.backend == row.id
+        for variant in variants_of(entry, row)
+        for threads in num_threads
+        if only is not None or not variant.opt_in
+    ]
+    if only is None:
+        return made
+    known = {candidate.id.partition("@")[0]: None for candidate in made}
+    for name in only:
+        if name.partition("@")[0] not in known:
+            raise unknown_name("candidate", name, list(known))
+    return [
+        candidate
+        for candidate in made
+        if candidate.id in only or any("@" not in name and candidate.id.partition("@")[0] == name for name in only)
+    ]

@@ -1,0 +1,219 @@
+"""The timing: candidates take turns in rounds, so that noise hits all alike, in heats that fit in memory.
+
+Knows contestants, the ledger and the plan of a turn; fidelity is settled before. The best of a heat runs again in
+the next one, so that all figures stand beside one that was measured at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from runoff.models.folder import ModelFolder
+from runoff.models.manifest import PackageEntry
+from runoff.race.check import FAILURES, failure_reason
+from runoff.race.contestant import Contestant
+from runoff.race.decide import NOISE_FLOOR
+from runoff.race.inputs import RaceInputs, write_batch
+from runoff.race.ledger import Ledger, whole_rounds
+from runoff.race.options import Event, Listener, RaceOptions
+from runoff.race.record import BatchTiming, Entrant, Turn
+from runoff.race.timing import TurnPlan
+
+RETIRE_AFTER_ROUNDS = 2
+RETIRE_FACTOR = 2.5
+"""After two rounds a candidate this much slower than the best at every batch size stops taking turns."""
+_CONTENDER_FACTOR = 1.25
+"""While one of the candidates this close to the best is noisy, rounds go on."""
+_MEMORY_SHARE = 0.7
+"""The share of the available memory that the processes of one heat may hold together."""
+
+
+@dataclass(slots=True)
+class Stable:
+    """The processes that are alive, within a budget of memory."""
+
+    budget_bytes: int
+    members: dict[str, Contestant] = field(default_factory=dict)
+    used_bytes: int = 0
+
+    @classmethod
+    def within_available_memory(cls) -> Stable:
+        """A stable that may hold a share of the memory that is free now."""
+        return cls(int(psutil.virtual_memory().available * _MEMORY_SHARE))
+
+    def keep(self, contestant: Contestant, entrant: Entrant) -> bool:
+        """Keep a process alive if it fits beside the others, else end it; whether it was kept."""
+        needed = entrant.peak_memory_bytes or 0
+        if self.members and self.used_bytes + needed > self.budget_bytes:
+            contestant.close()
+            return False
+        self.members[contestant.candidate.id] = contestant
+        self.used_bytes += needed
+        return True
+
+    def close(self) -> None:
+        """End every process."""
+        for contestant in self.members.values():
+            contestant.close()
+        self.members.clear()
+        self.used_bytes = 0
+
+
+@dataclass(slots=True)
+class Timer:
+    """Runs the heats and rounds of one race."""
+
+    folder: ModelFolder
+    options: RaceOptions
+    inputs: RaceInputs
+    work: Path
+    ledger: Ledger
+    listener: Listener
+    open_entrant: Callable[[Entrant], Contestant]
+
+    def run(self, ids: Sequence[str], stable: Stable) -> None:
+        """Time the candidates; the ledger holds their turns afterwards."""
+        waiting = list(ids)
+        heat = 0
+        while waiting:
+            alive = [name for name in waiting if name in stable.members]
+            waiting = [name for name in waiting if name not in alive]
+            alive += self._fill(waiting, stable)
+            waiting = [name for name in waiting if name not in alive]
+            self._run_heat(alive, stable, heat)
+            heat += 1
+            best = self._best(alive)
+            stable.close()
+            if waiting and best is not None:
+                waiting.insert(0, best)
+                self._forget_turns(best)
+
+    def _fill(self, waiting: Sequence[str], stable: Stable) -> list[str]:
+        """Open waiting candidates while they fit; those that fail are settled as well."""
+        done: list[str] = []
+        for name in waiting:
+            entrant = self._entrant(name)
+            if stable.members and stable.used_bytes + (entrant.peak_memory_bytes or 0) > stable.budget_bytes:
+                break
+            try:
+                stable.keep(self.open_entrant(entrant), entrant)
+            except FAILURES as error:
+                self._fail(name, error)
+            done.append(name)
+        return done
+
+    def _run_heat(self, ids: Sequence[str], stable: Stable, heat: int) -> None:
+        names = [name for name in ids if name in stable.members]
+        for name in list(names):
+            for batch in self._batches(name):
+                if name in names and not self._try(name, stable, self._prepare, batch):
+                    names.remove(name)
+        number = min((rounds_done(self._entrant(name), self._batches(name)) for name in names), default=0)
+        for name in names:
+            self.ledger.put(whole_rounds(self._entrant(name), number))
+        while names and number < self._limit(names, number):
+            self.listener(Event("time", f"round {number + 1}", number, self._limit(names, number)))
+            order = names[number % len(names) :] + names[: number % len(names)]
+            for name in order:
+                for batch in self._batches(name):
+                    if name in names and not self._try(name, stable, self._turn, batch, number):
+                        names.remove(name)
+            number += 1
+            if number >= RETIRE_AFTER_ROUNDS and self.options.objective in ("latency", "throughput"):
+                names = self._retire(names, stable)
+
+    def _try(self, name: str, stable: Stable, action: Callable[..., None], *arguments: int) -> bool:
+        try:
+            action(stable.members[name], *arguments)
+        except FAILURES as error:
+            stable.members.pop(name).close()
+            self._fail(name, error)
+            return False
+        return True
+
+    def _prepare(self, contestant: Contestant, batch: int) -> None:
+        self.listener(Event("time", f"warming up {contestant.candidate.id}"))
+        path = self.work / f"timed-{batch}.npz"
+        if not path.exists():
+            write_batch(self.inputs, batch, path)
+        contestant.prepare(batch, path, self.options.warmup_s)
+
+    def _turn(self, contestant: Contestant, batch: int, number: int) -> None:
+        plan = TurnPlan(self.options.min_runs, self.options.turn_s)
+        turn = contestant.turn(batch, number, plan)
+        self.ledger.put(_with_turn(self._entrant(contestant.candidate.id), batch, turn))
+
+    def _retire(self, names: list[str], stable: Stable) -> list[str]:
+        """Those that go on; the others stop taking turns, with the reason in the record."""
+        best = {batch: min(self._p50_ms(name, batch) for name in names) for batch in self.options.batches}
+        kept = []
+        for name in names:
+            ratios = [self._p50_ms(name, batch) / best[batch] for batch in self._batches(name)]
+            if min(ratios, default=1.0) <= RETIRE_FACTOR:
+                kept.append(name)
+                continue
+            reason = f"retired after {RETIRE_AFTER_ROUNDS} rounds: {min(ratios):.1f} times slower than the best"
+            self.ledger.put(msgspec.structs.replace(self._entrant(name), retired=reason))
+            stable.members.pop(name).close()
+        return kept
+
+    def _limit(self, names: Sequence[str], number: int) -> int:
+        """Rounds to run: more than asked for while a contender's figure is still noisy."""
+        if number < self.options.rounds:
+            return self.options.rounds
+        for batch in self.options.batches:
+            best = min(self._p50_ms(name, batch) for name in names)
+            for name in names:
+                timing = self._entrant(name).timing(batch)
+                if timing and timing.p50_ms <= best * _CONTENDER_FACTOR and timing.spread > NOISE_FLOOR:
+                    return self.options.max_rounds
+        return self.options.rounds
+
+    def _best(self, names: Sequence[str]) -> str | None:
+        timed = [name for name in names if self._entrant(name).timing(self.options.batches[0])]
+        return min(timed, key=lambda name: self._p50_ms(name, self.options.batches[0]), default=None)
+
+    def _batches(self, name: str) -> tuple[int, ...]:
+        entry = self.folder.package(self._entrant(name).candidate.package_id).entry
+        return batches_of(entry, self.options)
+
+    def _p50_ms(self, name: str, batch: int) -> float:
+        timing = self._entrant(name).timing(batch)
+        return timing.p50_ms if timing else float("inf")
+
+    def _forget_turns(self, name: str) -> None:
+        self.ledger.put(msgspec.structs.replace(self._entrant(name), timings=()))
+
+    def _fail(self, name: str, error: Exception) -> None:
+        self.ledger.put(msgspec.structs.replace(self._entrant(name), failure=failure_reason(error)))
+
+    def _entrant(self, name: str) -> Entrant:
+        found = self.ledger.record.entrant(name)
+        if found is None:
+            message = f"candidate {name!r} is not in the ledger"
+            raise KeyError(message)
+        return found
+
+
+def batches_of(entry: PackageEntry, options: RaceOptions) -> tuple[int, ...]:
+    """The batch sizes of a race that a package can be timed at."""
+    if entry.batch == "dynamic":
+        return options.batches
+    return tuple(batch for batch in options.batches if batch == entry.batch)
+
+
+def rounds_done(entrant: Entrant, batches: Sequence[int]) -> int:
+    """How many rounds an entrant has finished at every one of these batch sizes."""
+    return min((len(timing.turns) if (timing := entrant.timing(batch)) else 0 for batch in batches), default=0)
+
+
+def _with_turn(entrant: Entrant, batch: int, turn: Turn) -> Entrant:
+    old = next((timing for timing in entrant.timings if timing.batch == batch), BatchTiming(batch, ()))
+    new = BatchTiming(batch, (*old.turns, turn))
+    others = tuple(timing for timing in entrant.timings if timing.batch != batch)
+    return msgspec.structs.replace(entrant, timings=tuple(sorted((*others, new), key=lambda timing: timing.batch)))

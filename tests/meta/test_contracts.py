@@ -1,0 +1,45 @@
+"""The contracts of .importlinter, held against the tables and against each other."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+
+import pytest
+
+import runoff
+from meta.repository import ROOT, Module, modules
+from runoff.backends.table import BUILT_IN
+from runoff.export.plan import STEPS
+
+_FILE = configparser.ConfigParser()
+_FILE.read(ROOT / ".importlinter")
+
+
+def _lines(contract: str, key: str) -> list[str]:
+    return _FILE[f"importlinter:contract:{contract}"][key].strip().splitlines()
+
+
+def test_files_that_may_import_a_runtime_library_are_loaded_by_name_only() -> None:
+    importers = {line.split(" -> ")[0] for line in _lines("runtime-libraries", "ignore_imports")}
+    assert importers == set(_lines("closed-files", "forbidden_modules"))
+
+
+def test_backends_and_steps_are_among_the_closed_files() -> None:
+    named = {row.target.partition(":")[0] for row in BUILT_IN} | {step.target.partition(":")[0] for step in STEPS}
+    assert named <= set(_lines("closed-files", "forbidden_modules"))
+
+
+def test_backends_apart_lists_every_backend() -> None:
+    assert set(_lines("backends-apart", "modules")) == {row.target.partition(":")[0] for row in BUILT_IN}
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_exported_names_are_not_taken_from_the_root(module: Module) -> None:
+    taken = {
+        alias.name
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "runoff"
+        for alias in node.names
+    }
+    assert taken & (set(runoff.__all__) - {"__version__"}) == set(), "an import upwards that the layers cannot see"

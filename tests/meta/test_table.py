@@ -1,0 +1,48 @@
+"""The tables of backends and of export steps, held against the files and extras that it names; nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from meta.repository import PACKAGE, pyproject
+from runoff.backends.table import BUILT_IN, BackendRow
+from runoff.export.plan import STEPS, Step
+
+
+def _defines(target: str, kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> bool:
+    """Whether `module:name` is a class or a function of the package, seen without importing it."""
+    module, _, name = target.partition(":")
+    path = PACKAGE.parent / (module.replace(".", "/") + ".py")
+    return path.is_file() and name in {node.name for node in ast.parse(path.read_text()).body if isinstance(node, kind)}
+
+
+@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)
+def test_row_names_a_class_that_exists(row: BackendRow) -> None:
+    assert _defines(row.target, ast.ClassDef)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_step_names_a_function_that_exists(step: Step) -> None:
+    assert _defines(step.target, ast.FunctionDef)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_step_names_an_extra_of_the_project(step: Step) -> None:
+    assert step.extra in pyproject()["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)
+def test_row_names_an_extra_of_the_project(row: BackendRow) -> None:
+    assert row.extra in pyproject()["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)
+def test_variants_use_options_of_the_row(row: BackendRow) -> None:
+    assert row.variants[0].name == ""
+    assert {name for variant in row.variants for name in variant.options} <= set(row.options)
+
+
+def test_ids_are_unique() -> None:
+    assert len({row.id for row in BUILT_IN}) == len(BUILT_IN)
