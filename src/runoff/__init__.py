@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runoff.environment.describe import Environment as Environment
     from runoff.errors import RunoffError as RunoffError
     from runoff.export.packaging import package as package
-    from runoff.race.api import race as race
+    from runoff.race.api import race_model as race_model
 
 __version__ = "0.1.0"
 
@@ -22,10 +22,10 @@ _PUBLIC = {
     "Environment": "runoff.environment.describe",
     "RunoffError": "runoff.errors",
     "package": "runoff.export.packaging",
-    "race": "runoff.race.api",
+    "race_model": "runoff.race.api",
 }
 
-__all__ = ["AutoModel", "Environment", "RunoffError", "__version__", "package", "race"]
+__all__ = ["AutoModel", "Environment", "RunoffError", "__version__", "package", "race_model"]
 
 
 def __getattr__(name: str) -> Any:

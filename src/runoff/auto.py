@@ -119,7 +119,7 @@ def decide_for(folder: ModelFolder, wish: Wish, environment: Environment) -> Dec
     return msgspec.structs.replace(decision, notes=(*decision.notes, *notes))
 
 
-def make_wish(  # noqa: PLR0913 - the front door's own arguments
+def make_wish(
     *,
     backend: str | Sequence[str] | None = None,
     precision: str | Sequence[str] | None = None,

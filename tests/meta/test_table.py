@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
+from types import UnionType
 
 import pytest
 
-from meta.repository import PACKAGE, pyproject
+from meta.repository import PACKAGE, modules, pyproject
 from runoff.backends.table import BUILT_IN, BackendRow
+from runoff.environment.libraries import LIBRARIES, TOOLS, Library
 from runoff.export.plan import STEPS, Step
 
+_TARGET = re.compile(r"runoff(\.\w+)+:\w+")
 
-def _defines(target: str, kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> bool:
+
+def _defines(target: str, kind: type[ast.ClassDef] | UnionType) -> bool:
     """Whether `module:name` is a class or a function of the package, seen without importing it."""
     module, _, name = target.partition(":")
     path = PACKAGE.parent / (module.replace(".", "/") + ".py")
@@ -23,9 +28,15 @@ def test_row_names_a_class_that_exists(row: BackendRow) -> None:
     assert _defines(row.target, ast.ClassDef)
 
 
-@pytest.mark.parametrize("step", STEPS, ids=str)
-def test_step_names_a_function_that_exists(step: Step) -> None:
-    assert _defines(step.target, ast.FunctionDef)
+def test_code_that_is_named_exists() -> None:
+    named = {
+        node.value
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _TARGET.fullmatch(node.value)
+    }
+    assert named >= {step.target for step in STEPS}
+    assert {target for target in named if not _defines(target, ast.FunctionDef | ast.ClassDef)} == set()
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
@@ -36,6 +47,16 @@ def test_step_names_an_extra_of_the_project(step: Step) -> None:
 @pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)
 def test_row_names_an_extra_of_the_project(row: BackendRow) -> None:
     assert row.extra in pyproject()["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)
+def test_row_names_a_library_that_is_probed(row: BackendRow) -> None:
+    assert row.library in {library.id for library in LIBRARIES}
+
+
+@pytest.mark.parametrize("library", (*LIBRARIES, *TOOLS), ids=lambda library: library.id)
+def test_library_names_an_extra_of_the_project(library: Library) -> None:
+    assert {library.extra, library.cpu_extra or library.extra} <= set(pyproject()["project"]["optional-dependencies"])
 
 
 @pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)

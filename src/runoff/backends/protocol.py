@@ -88,6 +88,11 @@ class Backend(Protocol):
         ...
 
 
+def session_closed() -> SessionClosed:
+    """The error of a `run` after, or during, `close`."""
+    return SessionClosed("this session was closed", hint="open the model again")
+
+
 class CheckedSession(ABC):
     """What every session shares: the signature check before the runtime, and `run` after `close` refused.
 
@@ -105,7 +110,7 @@ class CheckedSession(ABC):
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Check the inputs, compute, and answer the outputs by name; see `Session.run`."""
         if self._closed:
-            raise SessionClosed("this session was closed", hint="open the model again")
+            raise session_closed()
         self._check(inputs)
         return self._compute(inputs)
 

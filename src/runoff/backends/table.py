@@ -182,6 +182,11 @@ def broken_plugins() -> Mapping[str, str]:
     return _all_rows()[1]
 
 
+def forget_plugins() -> None:
+    """Read the entry points again when they are next asked for, because what is installed has changed."""
+    _all_rows.cache_clear()
+
+
 @cache
 def _all_rows() -> tuple[Mapping[str, BackendRow], Mapping[str, str]]:
     found = {row.id: row for row in BUILT_IN}

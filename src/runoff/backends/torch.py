@@ -237,7 +237,8 @@ def _spec(name: str, node: Any, values: dict[str, Any], names: dict[str, str]) -
     if not isinstance(tensor, torch.Tensor):
         raise FormatMismatch(f"the program's input {name!r} is a {type(tensor).__name__}, expected a tensor")
     dims: list[Dim] = []
-    for axis, size in enumerate(tensor.shape):
+    shape: tuple[Any, ...] = tuple(tensor.shape)
+    for axis, size in enumerate(shape):
         if isinstance(size, int):
             dims.append(size)
             continue

@@ -1,8 +1,8 @@
 """Looks into a `torch.export` archive before PyTorch opens it, so that opening one runs no code of its author.
 
 `torch.export.load` unpickles what the archive marks as pickled, maps its machine code, and evaluates the guards,
-shape expressions and operator names that it holds as text. Here each is held against what `torch.export.save` writes for
-a plain model, and anything else refused. Knows archives; builds no program.
+shape expressions and operator names that it holds as text. Here each is held against what `torch.export.save`
+writes for a plain model, and anything else refused. Knows archives; builds no program.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def check_archive(path: Path) -> None:
         reader = torch._C.PyTorchFileReader(str(path))
         names = list(reader.get_all_records())
     except RuntimeError as error:
-        raise FormatMismatch(f"{path} is not a torch.export archive, or is damaged") from error
+        raise FormatMismatch(
+            f"{path} is not a torch.export archive, or is damaged", hint="export or fetch the file again"
+        ) from error
     if "models/model.json" not in names:
         raise FormatMismatch(
             f"{path} is not an archive of torch.export.save of torch 2.8 or newer",
@@ -124,7 +126,7 @@ def _is_operator(text: str) -> bool:
     packet, _, overload = name.partition(".")
     operator = getattr(library, packet, None)
     if isinstance(operator, torch._ops.OpOverloadPacket):
-        return overload in operator.overloads()
+        return overload in operator.overloads()  # type: ignore[no-untyped-call]
     return isinstance(operator, torch._ops.HigherOrderOperator) and not overload
 
 

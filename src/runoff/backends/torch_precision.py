@@ -24,7 +24,7 @@ def convert_graph(module: torch.fx.GraphModule, source: torch.dtype, target: tor
         source: the float dtype that it was traced in; other dtypes, fp64 among them, stay.
         target: the float dtype to compute in.
     """
-    module._apply(lambda tensor: tensor.to(target) if tensor.dtype == source else tensor)
+    module._apply(lambda tensor: tensor.to(target) if tensor.dtype == source else tensor)  # type: ignore[no-untyped-call]
     for part in module.modules():
         if isinstance(part, torch.fx.GraphModule):
             _convert_constants(part, source, target)

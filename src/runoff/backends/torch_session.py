@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
-from runoff.backends.protocol import CheckedSession, SessionOptions
+from runoff.backends.protocol import CheckedSession, SessionOptions, session_closed
+from runoff.backends.threads import default_threads
 from runoff.errors import RuntimeLoadError, RuntimeRunError
 from runoff.models.arrays import Array, Arrays, numpy_dtype
 from runoff.types import Device, DType, Precision, Signature
@@ -40,7 +41,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 FLOATS = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 # A session without a wish for threads must not inherit what an earlier session set in this process.
-_DEFAULT_THREADS = torch.get_num_threads()
+_DEFAULT_THREADS = min(torch.get_num_threads(), default_threads())
 _BF16 = numpy_dtype(DType.BF16)
 
 
@@ -94,12 +95,14 @@ class TorchSession(CheckedSession):
 
     def _compute(self, inputs: Arrays) -> dict[str, Array]:
         forward = self._forward
+        if forward is None:
+            raise session_closed()
         if torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
         try:
             with torch.inference_mode():
                 tensors = [self._place(inputs[name], dtype, cast) for name, dtype, cast in self._inputs]
-                return self._collect(forward(tensors), tensors)  # type: ignore[misc] - `run` refuses a closed session
+                return self._collect(forward(tensors), tensors)
         except RuntimeRunError:
             raise
         except Exception as error:
@@ -242,7 +245,7 @@ def input_dtypes(signature: Signature, precision: Precision) -> tuple[torch.dtyp
     return tuple(FLOATS[precision] if spec.dtype in floats else _torch_dtype(spec.dtype) for spec in signature.inputs)
 
 
-def compile_module(module: torch.nn.Module, backend_options: Mapping[str, Any]) -> torch.nn.Module:
+def compile_module(module: torch.nn.Module, backend_options: Mapping[str, Any]) -> Callable[..., Any]:
     """The module under `torch.compile`; it compiles when it is first run, and again for shapes that need it."""
     with warnings.catch_warnings():
         # torch 2.13: inductor imports a module of its own that warns of torch.jit's deprecation.
@@ -252,7 +255,7 @@ def compile_module(module: torch.nn.Module, backend_options: Mapping[str, Any]) 
     # `mode` and `options` exclude each other, so a mode travels as the options that it stands for.
     chosen = dict(torch._inductor.list_mode_options(mode))
     chosen["freezing"] = backend_options.get("freeze", True)
-    compiled: torch.nn.Module = torch.compile(module, options=chosen)
+    compiled: Callable[..., Any] = torch.compile(module, options=chosen)
     return compiled
 
 

@@ -32,7 +32,7 @@ app.command("explain")(explain.explain)
 app.add_typer(cache.app, name="cache")
 
 
-def _print_version(value: bool) -> None:  # noqa: FBT001 - the form that a typer callback has
+def _print_version(value: bool) -> None:
     if value:
         from runoff import __version__
 
@@ -42,9 +42,9 @@ def _print_version(value: bool) -> None:  # noqa: FBT001 - the form that a typer
 
 @app.callback()
 def options(
-    version: Annotated[  # noqa: ARG001
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,  # noqa: FBT002
+    ] = False,
 ) -> None:
     """Flags for every verb: --json prints data, --debug shows tracebacks."""
 

@@ -10,7 +10,7 @@ from runoff.cli.console import console, print_json
 from runoff.errors import NoCandidate
 
 
-def explain(  # noqa: PLR0913 - one parameter for each option of the verb
+def explain(
     model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
     backend: Annotated[str | None, typer.Option(help="One backend or an ordered list, such as torch,onnx.")] = None,
     precision: Annotated[str | None, typer.Option(help="One precision or an ordered list.")] = None,

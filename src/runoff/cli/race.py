@@ -13,7 +13,7 @@ from runoff.errors import RaceError, UnknownName, unknown_name
 _MIB = 2**20
 
 
-def race(  # noqa: PLR0913 - one parameter for each option of the verb
+def race(
     model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
     objective: Annotated[
         str, typer.Option(help="What the winner is best at: latency, throughput, cold-start, memory or size.")
@@ -45,7 +45,7 @@ def race(  # noqa: PLR0913 - one parameter for each option of the verb
 ) -> None:
     """Race every runtime that can run the model and record the fastest one that stays correct."""
     from runoff.auto import parse_device
-    from runoff.race.api import race as race_model
+    from runoff.race.api import race_model
     from runoff.race.fidelity import LEVELS, Contract
     from runoff.race.options import RaceOptions
     from runoff.race.report import result_data, write_report

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runoff.model import Model
 
 
-def run(  # noqa: PLR0913 - one parameter for each option of the verb
+def run(
     model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or one .npz of arrays by name.")],
     backend: Annotated[str | None, typer.Option(help="One backend or an ordered list, such as torch,onnx.")] = None,

@@ -19,7 +19,16 @@ from runoff import settings
 from runoff.backends import table
 from runoff.child import RemoteError
 from runoff.environment.libraries import is_importable
-from runoff.errors import BackendNotInstalled, ChildFailed, ModelError, RunoffError, RuntimeLoadError
+from runoff.errors import (
+    BackendNotInstalled,
+    ChildFailed,
+    FormatMismatch,
+    InputError,
+    ModelError,
+    ModelNotFound,
+    RunoffError,
+    RuntimeLoadError,
+)
 from runoff.export.isolated import plain, worker
 from runoff.models.cache import adopted_folder, link_or_copy, make_once, subfolder
 from runoff.models.folder import ModelFolder, Package, create_folder, describe_file, read_folder
@@ -28,7 +37,6 @@ from runoff.models.manifest import (
     MANIFEST_NAME,
     SCHEMA,
     Batch,
-    FileEntry,
     Golden,
     MadeBy,
     Manifest,
@@ -43,7 +51,7 @@ GOLDEN_ROWS = 4
 GOLDEN_SEED = 0
 _SCHEME = "adopted-1"
 """Part of every digest: raise it when the same files would give another folder."""
-_LIBRARIES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch", "hf": "transformers"}
+_PLACE = "packages/source"
 _OTHER_WEIGHTS = re.compile(r".*\.(?:bin|h5|msgpack|ot|onnx|onnx_data|tflite|gguf|pt|pth|ckpt|mlmodel)")
 _HF_PRECISIONS = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
 
@@ -77,13 +85,12 @@ def adopt(path: Path, *, name: str | None = None, into: Path | None = None) -> M
         raise ModelError(
             f"{path} holds weights without a network", hint="runoff.package(module, inputs, folder) takes an nn.Module"
         )
-    files = dict(_files(path, format_id))
-    digests = _digests(path, files)
+    digests = _digests(path, format_id)
     identity = json.dumps([_SCHEME, format_id, name, sorted(digests.items())])
     root = into or adopted_folder(hashlib.sha256(identity.encode()).hexdigest())
 
     def fill(aside: Path) -> Manifest:
-        return _fill(aside, format_id, files, name or path.resolve().stem)
+        return _fill(aside, format_id, _base(path), list(digests), name or path.resolve().stem)
 
     if into is None:
         return make_once(root, fill)
@@ -94,23 +101,29 @@ def adopt(path: Path, *, name: str | None = None, into: Path | None = None) -> M
     return create_folder(into, fill)
 
 
-def _files(path: Path, format_id: str) -> Iterator[tuple[str, Path]]:
-    """The files of a bare model by their path inside the package, the main one first."""
+def _base(path: Path) -> Path:
+    """The folder that the files of a bare model are relative to."""
+    return path if path.is_dir() else path.parent
+
+
+def _files(path: Path, format_id: str) -> Iterator[str]:
+    """The files of a bare model relative to its folder, the main one first."""
     if path.is_dir():
-        yield "config.json", path / "config.json"
+        yield "config.json"
         for found in sorted(path.rglob("*")):
-            relative = found.relative_to(path).as_posix()
-            hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
-            if found.is_file() and not hidden and relative != "config.json" and not _OTHER_WEIGHTS.fullmatch(relative):
-                yield relative, found
+            relative = found.relative_to(path)
+            name = relative.as_posix()
+            hidden = any(part.startswith(".") for part in relative.parts)
+            if found.is_file() and not hidden and name != "config.json" and not _OTHER_WEIGHTS.fullmatch(name):
+                yield name
         return
-    yield path.name, path
+    yield path.name
     if format_id == "openvino":
-        yield path.with_suffix(".bin").name, path.with_suffix(".bin")
+        yield path.with_suffix(".bin").name
     if format_id == "onnx":
-        for relative in _external_files(path):
-            check_path(relative, str(path))
-            yield relative, path.parent / relative
+        for name in _external_files(path):
+            check_path(name, str(path))
+            yield name
 
 
 def _external_files(path: Path) -> list[str]:
@@ -122,25 +135,37 @@ def _external_files(path: Path) -> list[str]:
     return [name for name in usual if (path.parent / name).is_file()]
 
 
-def _digests(path: Path, files: dict[str, Path]) -> dict[str, str]:
+def _digests(path: Path, format_id: str) -> dict[str, str]:
     """SHA-256 of each file; a file of the same size and modification time as last time is not read again."""
+    base = _base(path)
     place = subfolder("stamps") / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
     known = {stamp.path: stamp for stamp in _read_stamps(place)}
-    stamps = []
-    for name, source in files.items():
-        try:
-            facts = source.stat()
-            old = known.get(name)
-            if old is not None and (old.size_bytes, old.modified_ns) == (facts.st_size, facts.st_mtime_ns):
-                stamps.append(old)
-                continue
-            digest = describe_file(source.parent.resolve(), source.name, follow=True).sha256
-        except OSError as error:
-            raise ModelError(f"cannot read {source}: {error.strerror}") from error
-        stamps.append(_Stamp(name, facts.st_size, facts.st_mtime_ns, digest))
+    try:
+        if path.is_file() and known and all(_is_current(base, stamp) for stamp in known.values()):
+            return {stamp.path: stamp.sha256 for stamp in known.values()}
+        stamps = [_stamp(base, name, known.get(name)) for name in _files(path, format_id)]
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if list(known.values()) != stamps:
         write_atomically(place, msgspec.json.encode(stamps))
     return {stamp.path: stamp.sha256 for stamp in stamps}
+
+
+def _stamp(base: Path, name: str, old: _Stamp | None) -> _Stamp:
+    if old is not None and _is_current(base, old):
+        return old
+    # Resolved, because the files of a hub snapshot are links into a folder of blobs.
+    real = (base / name).resolve()
+    facts = real.stat()
+    return _Stamp(name, facts.st_size, facts.st_mtime_ns, describe_file(real.parent, real.name).sha256)
+
+
+def _is_current(base: Path, stamp: _Stamp) -> bool:
+    try:
+        facts = (base / stamp.path).stat()
+    except FileNotFoundError:
+        return False
+    return (facts.st_size, facts.st_mtime_ns) == (stamp.size_bytes, stamp.modified_ns)
 
 
 def _read_stamps(place: Path) -> list[_Stamp]:
@@ -150,17 +175,16 @@ def _read_stamps(place: Path) -> list[_Stamp]:
         return []
 
 
-def _fill(aside: Path, format_id: str, files: dict[str, Path], name: str) -> Manifest:
+def _fill(aside: Path, format_id: str, base: Path, files: list[str], name: str) -> Manifest:
     """Link the files into an empty folder, let a worker read them, and describe them."""
     backend = _backend(format_id)
-    config = _config(files) if format_id == "hf" else {}
+    config = _config(base) if format_id == "hf" else {}
     precision = _HF_PRECISIONS.get(str(config.get("dtype") or config.get("torch_dtype")), Precision.FP32)
-    place = f"packages/{backend}-source"
-    for relative, source in files.items():
-        target = aside / place / relative
+    for relative in files:
+        target = aside / _PLACE / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(source, target)
-    entries = tuple(describe_file(aside, f"{place}/{relative}") for relative in files)
+        link_or_copy(base / relative, target)
+    entries = tuple(describe_file(aside, f"{_PLACE}/{relative}") for relative in files)
     entry = PackageEntry(f"{backend}-{precision.value}", backend, format_id, precision, entries)
     (aside / "golden").mkdir()
     golden = ("golden/inputs.npz", "golden/outputs.npz")
@@ -196,8 +220,7 @@ def _backend(format_id: str) -> str:
     """The first backend of the format whose library is there."""
     rows = table.backends_for(format_id)
     for row in rows:
-        library = _LIBRARIES.get(row.id)
-        if library is None or is_importable(library):
+        if row.library is None or is_importable(row.library):
             return row.id
     extra = next((row.extra for row in rows if row.extra), None)
     raise BackendNotInstalled(
@@ -214,8 +237,8 @@ def _batch(signature: Signature) -> Batch:
     return "dynamic"
 
 
-def _config(files: dict[str, Path]) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(files["config.json"].read_bytes())
+def _config(base: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((base / "config.json").read_bytes())
     return config
 
 
@@ -239,9 +262,6 @@ def _call(op: str, **arguments: Any) -> dict[str, Any]:
 
 def _as_raised(error: RemoteError) -> RunoffError:
     """The remote error as the type that the worker raised, where a caller may act on it."""
-    import runoff.errors
-
-    kind = getattr(runoff.errors, error.kind, RuntimeLoadError)
-    known = isinstance(kind, type) and issubclass(kind, RunoffError)
-    raised: RunoffError = (kind if known else RuntimeLoadError)(error.message, hint=error.hint)
-    return raised
+    kinds = (BackendNotInstalled, FormatMismatch, InputError, ModelError, ModelNotFound)
+    kind = {kind.__name__: kind for kind in kinds}.get(error.kind, RuntimeLoadError)
+    return kind(error.message, hint=error.hint)

@@ -19,26 +19,40 @@ from torch import nn
 
 from runoff.errors import ExportError, InputError
 from runoff.export.step import quiet
-from runoff.models.arrays import Array, Arrays, dtype_name, numpy_dtype
-from runoff.types import Dim, DType, Precision, Signature, TensorSpec
+from runoff.models.arrays import Array, numpy_dtype
+from runoff.types import DType, Precision, Signature
 
 _TOLERANCE = 1e-3
+_FIX_BATCH = "pass batch=N to capture it for one batch size"
 _PRECISIONS = {torch.float32: Precision.FP32, torch.bfloat16: Precision.BF16, torch.float16: Precision.FP16}
 
 
 class Flat(nn.Module):
-    """A module with tensors in by position and a flat tuple of tensors out.
+    """A module with tensors in by position and a mapping of output name to tensor out.
 
-    The signature of `forward` carries the input names, so that the captured program keeps them.
+    The signature of `forward` carries the input names and the mapping the output names, so that the captured
+    program keeps both.
+
+    Args:
+        module: what is called.
+        inputs: names of the inputs in order.
+        outputs: names of the outputs in order.
+        by_position: call the module with its inputs in order, and name what it answers in order; else by name.
     """
 
-    def __init__(self, module: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], *, by_position: bool = False
+    ) -> None:
         super().__init__()
         self.module = module
 
-        def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        def forward(*tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+            if by_position:
+                answer = module(*tensors)
+                values = list(answer.values()) if isinstance(answer, Mapping) else answer
+                return dict(zip(outputs, select(values, outputs), strict=True))
             answer = module(**dict(zip(inputs, tensors, strict=True)))
-            return tuple(_select(answer, outputs))
+            return dict(zip(outputs, select(answer, outputs), strict=True))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         signature = inspect.Signature([inspect.Parameter(name, kind) for name in inputs])
@@ -59,40 +73,44 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def capture(module: nn.Module, tensors: Sequence[torch.Tensor], signature: Signature) -> torch.export.ExportedProgram:
-    """Capture a module with `torch.export`; every named dimension of the signature stays dynamic.
+def capture(flat: Flat, tensors: Sequence[torch.Tensor], signature: Signature) -> torch.export.ExportedProgram:
+    """Capture a module with `torch.export`; every named dimension of the signature's inputs stays dynamic.
 
     Args:
-        module: in eval mode, taking any inputs by name.
+        flat: around a module in eval mode.
         tensors: examples in the signature's order, at least two rows where the batch is dynamic.
-        signature: names the inputs and outputs; the outputs' shapes are not looked at.
+        signature: says which dimensions have names; the outputs are not looked at.
 
     Raises:
         ExportError: torch.export cannot capture it, or a named dimension turned out to be a constant.
     """
-    names = [spec.name for spec in signature.inputs]
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
         for spec in signature.inputs
     )
-    flat = Flat(module, names, [spec.name for spec in signature.outputs])
     try:
         with torch.no_grad(), quiet():
             return torch.export.export(flat, tuple(tensors), dynamic_shapes=dynamic)
     except ExportError:
         raise
     except Exception as error:
-        raise _explain(error, module) from error
+        raise _explain(error, flat.module) from error
 
 
 def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a captured program as an archive, without the example inputs."""
+    """Write a captured program as an archive, without its example inputs and the paths of its source files."""
     program.example_inputs = None
+    for part in program.graph_module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in part.graph.nodes:
+                node.meta.pop("stack_trace", None)
     with quiet():
         torch.export.save(program, path)
 
 
-def read_outputs(module: nn.Module, tensors: Mapping[str, torch.Tensor], names: Sequence[str] | None) -> Arrays:
+def read_outputs(
+    module: nn.Module, tensors: Mapping[str, torch.Tensor], names: Sequence[str] | None
+) -> dict[str, Array]:
     """Run a module once and name its outputs.
 
     Args:
@@ -121,50 +139,30 @@ def read_outputs(module: nn.Module, tensors: Mapping[str, torch.Tensor], names: 
         chosen = list(names) if names is not None else [f"output_{index}" for index in range(count)]
         if len(chosen) != count:
             raise InputError(f"the module has {count} outputs, {len(chosen)} names were given: {', '.join(chosen)}")
-    return {name: to_array(value) for name, value in zip(chosen, _select(answer, chosen), strict=True)}
+    return {name: to_array(value) for name, value in zip(chosen, select(answer, chosen), strict=True)}
 
 
-def output_specs(program: torch.export.ExportedProgram, signature: Signature) -> tuple[TensorSpec, ...]:
-    """The outputs' specs as the program derived them; a dimension that follows an input's carries its name."""
-    nodes = {node.name: node for node in program.graph.nodes}
-    symbols: dict[str, str] = {}
-    for spec, name in zip(signature.inputs, program.graph_signature.user_inputs, strict=True):
-        for dim, size in zip(spec.shape, nodes[str(name)].meta["val"].shape, strict=True):
-            if isinstance(dim, str):
-                symbols.setdefault(str(size), dim)
-    specs = []
-    for spec, name in zip(signature.outputs, program.graph_signature.user_outputs, strict=True):
-        sizes = nodes[str(name)].meta["val"].shape
-        shape = tuple(
-            size if isinstance(size, int) else symbols.get(str(size), f"{spec.name}_{axis}")
-            for axis, size in enumerate(sizes)
-        )
-        specs.append(TensorSpec(spec.name, spec.dtype, shape))
-    return tuple(specs)
-
-
-def check_program(program: torch.export.ExportedProgram, module: nn.Module, tensors: Sequence[torch.Tensor]) -> None:
+def check_program(program: torch.export.ExportedProgram, flat: Flat, tensors: Sequence[torch.Tensor]) -> None:
     """Hold a captured program against the module that it was captured from, on the same inputs.
 
     Raises:
         ExportError: it fails, or an output differs by more than a thousandth of its scale.
     """
-    names = [str(name) for name in program.graph_signature.user_outputs]
     with torch.no_grad(), quiet():
-        expected = module(*tensors)
+        expected = flat(*tensors)
         try:
             found = program.module()(*tensors)
         except Exception as error:
             raise ExportError(
-                f"the captured program fails where the module works: {first_line(error)}",
-                hint="pass batch=N to capture it for one batch size",
+                f"the captured program fails where the module works: {first_line(error)}", hint=_FIX_BATCH
             ) from error
-    for name, left, right in zip(names, expected, found, strict=True):
+    for name, left in expected.items():
+        right = found[name]
         if left.shape != right.shape or left.dtype != right.dtype:
             raise ExportError(
                 f"the captured program answers {name!r} as {right.dtype}{list(right.shape)}, "
                 f"the module as {left.dtype}{list(left.shape)}",
-                hint="pass batch=N to capture it for one batch size",
+                hint=_FIX_BATCH,
             )
         if left.numel() == 0 or not left.is_floating_point():
             continue
@@ -210,7 +208,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def _select(answer: Any, names: Sequence[str]) -> list[torch.Tensor]:
+def select(answer: Any, names: Sequence[str]) -> list[torch.Tensor]:
     """The named outputs of a module's answer, which is a tensor, a tuple or a mapping."""
     if isinstance(answer, Mapping):
         values = [answer[name] for name in names]
@@ -234,7 +232,7 @@ def _explain(error: Exception, module: nn.Module) -> ExportError:
     if "data-dependent" in text or "datadependent" in text or "unbacked" in text:
         hint = "the control flow depends on values: use torch.where or torch.cond instead of Python's if"
     elif "specialized" in text or "constraints violated" in text or "dynamic" in text:
-        hint = "a dimension is a constant in its code: pass batch=N to capture it for one batch size"
+        hint = f"a dimension is a constant in its code: {_FIX_BATCH}"
     else:
         hint = "forward() must be tensor code that torch.export understands"
     return ExportError(message, hint=hint)

@@ -59,18 +59,19 @@ def from_torch_export(source: Package, destination: Path, options: StepOptions) 
     _name_dimensions(model.graph, signature)
     _strip(model.graph)
     opset = _save(model, destination)
-    versions = {"torch": torch.__version__, "onnxscript": onnxscript.__version__}
+    versions = {"torch": str(torch.__version__), "onnxscript": onnxscript.__version__}
     return Made(MAIN_FILE, "torch.onnx", versions, {"opset": opset})
 
 
-def to_fp16(source: Package, destination: Path, options: StepOptions) -> Made:  # noqa: ARG001 - the form of a step
+def to_fp16(source: Package, destination: Path, options: StepOptions) -> Made:
     """Store and compute in fp16; inputs and outputs keep their dtypes.
 
     Raises:
         RuntimeLoadError: onnx cannot read the file.
-        ExportError: the result is not valid.
+        ExportError: it cannot be converted, or the result is not valid.
     """
     import onnx
+    import onnx_ir as ir
     import onnxruntime
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -80,16 +81,16 @@ def to_fp16(source: Package, destination: Path, options: StepOptions) -> Made:  
         raise RuntimeLoadError(f"onnx cannot read {source.main_file}: {type(error).__name__}: {error}") from error
     try:
         with quiet():
-            converted = convert_float_to_float16(model, keep_io_types=True)
+            converted = ir.from_proto(convert_float_to_float16(model, keep_io_types=True))
+            # onnxruntime 1.31 puts the casts of the inputs behind the nodes that use them.
+            converted.graph.sort()
     except Exception as error:
         raise ExportError(f"{source.id} cannot be converted to fp16: {type(error).__name__}: {error}") from error
-    del converted.graph.value_info[:]
-    path = destination / MAIN_FILE
-    split = converted.ByteSize() > _PROTOBUF_LIMIT_BYTES
-    onnx.save(converted, path, save_as_external_data=split, location=_WEIGHTS_FILE if split else None)
-    _check(path)
+    _name_dimensions(converted.graph, with_batch(source.signature, options.batch))
+    _strip(converted.graph)
+    opset = _save(converted, destination)
     versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    return Made(MAIN_FILE, "onnxruntime.transformers.float16", versions, {"opset": _opset(converted.opset_import)})
+    return Made(MAIN_FILE, "onnxruntime.transformers.float16", versions, {"opset": opset})
 
 
 def stored_precision(path: Path) -> Precision:
@@ -104,14 +105,15 @@ def stored_precision(path: Path) -> Precision:
             count *= dim
         sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + count
     most = max(sizes, key=lambda kind: sizes[kind], default=onnx.TensorProto.FLOAT)
-    return {
+    named: dict[int, Precision] = {
         onnx.TensorProto.FLOAT16: Precision.FP16,
         onnx.TensorProto.BFLOAT16: Precision.BF16,
         onnx.TensorProto.INT8: Precision.INT8,
         onnx.TensorProto.UINT8: Precision.INT8,
         onnx.TensorProto.INT4: Precision.INT4,
         onnx.TensorProto.UINT4: Precision.INT4,
-    }.get(most, Precision.FP32)
+    }
+    return named.get(most, Precision.FP32)
 
 
 def external_files(path: Path) -> list[str]:
@@ -146,9 +148,9 @@ def _name_dimensions(graph: Any, signature: Signature) -> None:
 
 
 def _dimension(size: Any, dim: Dim, names: dict[str, str]) -> Dim:
-    if isinstance(size, int):
-        return size
-    return dim if isinstance(dim, str) else names.get(str(size), str(size))
+    if isinstance(size, int) or isinstance(dim, int):
+        return size if isinstance(size, int) else dim
+    return names.get(str(size), dim)
 
 
 def _strip(graph: Any) -> None:
@@ -190,7 +192,3 @@ def _check(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         raise ExportError(f"the ONNX model is not valid: {type(error).__name__}: {error}") from error
-
-
-def _opset(imports: Any) -> int:
-    return next((int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx")), 0)

@@ -40,7 +40,7 @@ def from_torch_export(source: Package, destination: Path, options: StepOptions) 
 
     from runoff.export.torch_export import load_program
 
-    versions = {"openvino": openvino.__version__, "torch": torch.__version__}
+    versions = {"openvino": openvino.__version__, "torch": str(torch.__version__)}
     return _convert(source, load_program(source.main_file), destination, options, versions)
 
 

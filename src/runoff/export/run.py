@@ -19,9 +19,9 @@ from runoff.child import RemoteError
 from runoff.environment.libraries import is_importable
 from runoff.errors import ChildFailed, ExportError
 from runoff.export.isolated import plain, worker
-from runoff.export.plan import STEPS, Available, Step, plan
+from runoff.export.plan import STEPS, Available, State, Step, plan
 from runoff.export.step import DEFAULT_OPSET, Made, StepOptions
-from runoff.models.folder import ModelFolder, Package, add_package, describe_tree, read_folder
+from runoff.models.folder import ModelFolder, Package, add_package, describe_tree
 from runoff.models.manifest import Batch, MadeBy, PackageEntry
 from runoff.models.staging import staging
 from runoff.types import Precision
@@ -77,7 +77,7 @@ def export_package(
     if present is not None and (not options.force or present.id == folder.manifest.reference):
         return folder
     path = plan(
-        _available(folder, batch, without=present.id if present else None),
+        _available(folder, (format_id, precision), batch),
         (format_id, precision),
         _installed(options.steps),
         options.steps,
@@ -97,18 +97,22 @@ def find_package(folder: ModelFolder, format_id: str, precision: Precision, batc
     return next((p for p in folder.packages if (p.entry.format, p.entry.precision, p.entry.batch) == wanted), None)
 
 
-def _available(folder: ModelFolder, batch: Batch, without: str | None) -> list[Available]:
-    """Packages that a path may start from, the reference first: of that batch, or dynamic and so of any."""
+def _available(folder: ModelFolder, wanted: State, batch: Batch) -> list[Available]:
+    """Packages that a path may start from, the reference first: of that batch, or dynamic and so of any.
+
+    A package in the wanted format is no start: it is of another batch, or is to be made again.
+    """
     reference = folder.manifest.reference
     packages = sorted(folder.packages, key=lambda package: package.id != reference)
-    fitting = [package for package in packages if package.entry.batch in (batch, "dynamic") and package.id != without]
+    fitting = [package for package in packages if package.entry.batch in (batch, "dynamic")]
     if not fitting:
         made_for = folder.reference.entry.batch
         raise ExportError(
             f"{folder.root} has only packages made for batch {made_for}, asked for batch {batch}",
             hint=f"ask for batch={made_for}, or package the model again with another batch",
         )
-    return [Available(package.id, package.entry.format, package.entry.precision) for package in fitting]
+    found = [Available(package.id, package.entry.format, package.entry.precision) for package in fitting]
+    return [package for package in found if (package.format, package.precision) != wanted]
 
 
 def _installed(steps: Sequence[Step]) -> set[str]:

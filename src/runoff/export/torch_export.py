@@ -6,6 +6,7 @@ the signature, and its named dimensions stay dynamic unless a batch size was ask
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import torch
 from torch import nn
 
 from runoff.backends import table
-from runoff.errors import ExportError, RuntimeLoadError
+from runoff.errors import RuntimeLoadError
 from runoff.export.module import Flat, capture, check_program, first_line, save_program, to_tensor
-from runoff.export.step import Made, StepOptions, quiet, with_batch
+from runoff.export.step import Made, StepOptions, with_batch
 from runoff.models.folder import Package
 from runoff.models.samples import generate_inputs
 from runoff.types import Signature
 
 MAIN_FILE = "model.pt2"
+TOOL = "torch.export"
 _EXAMPLE_ROWS = 3
 _EXAMPLE_SIZE = 24
 
@@ -29,22 +31,14 @@ def from_hf(source: Package, destination: Path, options: StepOptions) -> Made:
     """Capture the model of a Hugging Face folder, widened to fp32.
 
     Raises:
-        RuntimeLoadError: Transformers cannot open the folder.
+        FormatMismatch: Transformers cannot open the folder.
         ExportError: torch.export cannot capture the model.
     """
-    import transformers
-
-    try:
-        with quiet():
-            config = transformers.AutoConfig.from_pretrained(source.folder, local_files_only=True)
-            names = getattr(config, "architectures", None) or ["AutoModel"]
-            kind = getattr(transformers, names[0], transformers.AutoModel)
-            module = kind.from_pretrained(source.folder, local_files_only=True, dtype=torch.float32)
-    except Exception as error:
-        raise RuntimeLoadError(f"transformers cannot open {source.folder}: {first_line(error)}") from error
-    limits = {"input_ids": config.vocab_size} if isinstance(getattr(config, "vocab_size", None), int) else {}
-    made = _capture(module, source.signature, destination, options, limits)
-    return Made(MAIN_FILE, "torch.export", {**made, "transformers": transformers.__version__})
+    module = _HfModule(table.load("runoff.backends.hf:load_model")(source.folder, None).float())
+    size = getattr(module.model.config, "vocab_size", None)
+    limits = {spec.name: size for spec in source.signature.inputs} if isinstance(size, int) else {}
+    _capture(_flat(module, source.signature, by_position=False), source.signature, destination, options, limits)
+    return Made(MAIN_FILE, TOOL, {"torch": str(torch.__version__), "transformers": version("transformers")})
 
 
 def from_safetensors(source: Package, destination: Path, options: StepOptions) -> Made:
@@ -54,7 +48,9 @@ def from_safetensors(source: Package, destination: Path, options: StepOptions) -
         RuntimeLoadError: the module cannot be imported, built, or does not take the weights.
         ExportError: torch.export cannot capture the module.
     """
-    return Made(MAIN_FILE, "torch.export", _capture(load_code(source), source.signature, destination, options, {}))
+    flat = _flat(load_code(source).eval(), source.signature, by_position=True)
+    _capture(flat, source.signature, destination, options, {})
+    return Made(MAIN_FILE, TOOL, {"torch": str(torch.__version__)})
 
 
 def load_code(source: Package) -> nn.Module:
@@ -68,32 +64,26 @@ def load_code(source: Package) -> nn.Module:
     target = source.entry.requires.get("module")
     if not isinstance(target, str):
         raise RuntimeLoadError(
-            f"package {source.id!r} names no module", hint='requires needs "module": "package:Class"'
+            f"package {source.id!r} names no module for its weights", hint='requires needs "module": "package:Class"'
         )
-    kind = table.load(target)
     try:
-        module = kind(**source.entry.requires.get("arguments", {}))
+        module = table.load(target)(**source.entry.requires.get("kwargs", {}))
         module.load_state_dict(load_file(source.main_file))
     except Exception as error:
-        raise RuntimeLoadError(f"cannot build {target} with the weights: {first_line(error)}") from error
+        raise RuntimeLoadError(f"cannot build {target} with its weights: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise RuntimeLoadError(f"{target} makes a {type(module).__name__}, expected a torch.nn.Module")
     return module
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
-    """Read an archive that opens without running its author's code.
+    """Read an archive as the torch backend does, which refuses one that would run its author's code.
 
     Raises:
-        FormatMismatch: it holds pickled objects or machine code, or is no archive.
-        RuntimeLoadError: torch cannot read it.
+        FormatMismatch: no archive, damaged, or one that holds more than tensors and a graph.
     """
-    table.load("runoff.backends.torch_archive:check_archive")(path)
-    try:
-        with quiet():
-            return torch.export.load(path)
-    except Exception as error:
-        raise RuntimeLoadError(f"torch cannot read {path}: {first_line(error)}") from error
+    program: torch.export.ExportedProgram = table.load("runoff.backends.torch:load_program")(path)
+    return program
 
 
 def recapture(
@@ -101,7 +91,7 @@ def recapture(
 ) -> torch.export.ExportedProgram:
     """The same program captured again for one batch size."""
     wanted = with_batch(signature, options.batch)
-    return capture(_Named(program.module(), wanted), example(wanted, options, {}), wanted)
+    return capture(_flat(program.module(), wanted, by_position=True), example(wanted, options, {}), wanted)
 
 
 def example(signature: Signature, options: StepOptions, limits: dict[str, int]) -> list[torch.Tensor]:
@@ -112,28 +102,29 @@ def example(signature: Signature, options: StepOptions, limits: dict[str, int]) 
     return [to_tensor(array) for array in arrays.values()]
 
 
-class _Named(nn.Module):
-    """A program's module, which takes its inputs by position, called by name."""
+class _HfModule(nn.Module):
+    """A Transformers model that takes its inputs by name and answers the tensors of its output by name."""
 
-    def __init__(self, module: nn.Module, signature: Signature) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.module = module
-        self.names = [spec.name for spec in signature.inputs]
+        self.model = model
+        self._answer = table.load("runoff.backends.hf_signature:output_tensors")(model)
 
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        """Call the module with the inputs in order."""
-        return self.module(*(inputs[name] for name in self.names))
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors of the model's output."""
+        answer: dict[str, torch.Tensor] = self._answer(inputs)
+        return answer
 
 
-def _capture(
-    module: nn.Module, signature: Signature, destination: Path, options: StepOptions, limits: dict[str, int]
-) -> dict[str, str]:
-    """Capture, check and save; answers the versions used."""
+def _flat(module: nn.Module, signature: Signature, *, by_position: bool) -> Flat:
+    inputs, outputs = ([spec.name for spec in specs] for specs in (signature.inputs, signature.outputs))
+    return Flat(module, inputs, outputs, by_position=by_position)
+
+
+def _capture(flat: Flat, signature: Signature, destination: Path, options: StepOptions, limits: dict[str, int]) -> None:
+    """Capture for the batch asked for, hold the program against the module, and save it."""
     wanted = with_batch(signature, options.batch)
     tensors = example(wanted, options, limits)
-    module.eval()
-    program = capture(module, tensors, wanted)
-    names = [[spec.name for spec in specs] for specs in (wanted.inputs, wanted.outputs)]
-    check_program(program, Flat(module, *names), tensors)
+    program = capture(flat, tensors, wanted)
+    check_program(program, flat, tensors)
     save_program(program, destination / MAIN_FILE)
-    return {"torch": torch.__version__}

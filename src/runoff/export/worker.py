@@ -101,6 +101,11 @@ def inspect(
     }
 
 
+def external_files(path: str) -> Mapping[str, Any]:
+    """The weights files that an .onnx file refers to, relative to its folder."""
+    return {"files": table.load("runoff.export.onnx:external_files")(Path(path))}
+
+
 def _golden(
     session: Session, signature: Signature, rows: int, seed: int, limits: dict[str, int]
 ) -> tuple[Arrays, Arrays] | None:
@@ -181,4 +186,4 @@ def _plain(value: object) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    serve({"export": export, "check": check, "inspect": inspect})
+    serve({"export": export, "check": check, "inspect": inspect, "external_files": external_files})

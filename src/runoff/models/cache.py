@@ -178,8 +178,18 @@ def working_copy(folder: ModelFolder) -> Path:
             link_or_copy(folder.file(entry), target)
         return folder.manifest
 
+    return make_once(_working_copy_place(folder), fill).root
+
+
+def find_working_copy(folder: ModelFolder) -> Path | None:
+    """The working copy of a folder where one was made, else None. Writes nothing."""
+    place = _working_copy_place(folder)
+    return place if (place / MANIFEST_NAME).is_file() else None
+
+
+def _working_copy_place(folder: ModelFolder) -> Path:
     key = hashlib.sha256(b"working copy\0" + dump_manifest(folder.manifest)).hexdigest()
-    return make_once(adopted_folder(key), fill).root
+    return settings.cache_folder() / "models" / key[:_DIGEST16]
 
 
 def make_once(root: Path, fill: FillFolder) -> ModelFolder:
@@ -190,7 +200,7 @@ def make_once(root: Path, fill: FillFolder) -> ModelFolder:
     Raises:
         ModelError: it cannot be made.
     """
-    if root.exists():
+    if touch(root):
         with folder_lock(cache_root()):
             try:
                 return read_folder(root)

@@ -223,6 +223,24 @@ def create_folder(root: Path, fill: Callable[[Path], Manifest]) -> ModelFolder:
     return ModelFolder(root, manifest)
 
 
+def copy_folder(folder: ModelFolder, root: Path) -> ModelFolder:
+    """Copy a model - its manifest and the files that it names, nothing else - to a new folder.
+
+    Raises:
+        ModelNotFound, DigestMismatch: a file of the model is missing or damaged.
+        ModelError: `root` exists and is not empty, or cannot be written.
+    """
+
+    def fill(aside: Path) -> Manifest:
+        for entry in folder.manifest.files():
+            target = aside / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder.file(entry), target)
+        return folder.manifest
+
+    return create_folder(root, fill)
+
+
 def add_package(root: Path, entry: PackageEntry, staged: Path) -> ModelFolder:
     """Move staged files in and name them in the manifest; a package with the same id is replaced.
 

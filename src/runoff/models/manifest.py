@@ -147,7 +147,7 @@ def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
     """
     try:
         version = msgspec.json.decode(data, type=_SchemaOnly).schema
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(where, str(error)) from error
     if version != SCHEMA:
         raise ManifestInvalid(
@@ -156,7 +156,7 @@ def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise _invalid(where, str(error)) from error
     check_manifest(manifest, where)
     return manifest

@@ -19,6 +19,8 @@ from runoff.models import cache
 from runoff.models.folder import check_file, read_folder
 from runoff.models.staging import folder_lock, remove, remove_stale
 
+_PLACES = ("blobs", "models", "provided", "downloads", "urls")
+
 EntryKind = Literal["file", "model", "provided", "download"]
 
 
@@ -69,7 +71,9 @@ def prune(policy: PrunePolicy) -> list[CacheEntry]:
         raise InputError(
             "nothing says what to delete from the cache", hint="name a size, an age, or everything: see --help"
         )
-    remove_stale(cache.cache_root())
+    root = cache.cache_root()
+    for place in (root, *(root / name for name in _PLACES)):
+        remove_stale(place)
     with folder_lock(cache.cache_root()):
         chosen = _chosen(entries(), policy)
         return [entry for entry in chosen if _delete(entry)]
@@ -137,10 +141,11 @@ def _delete(entry: CacheEntry) -> bool:
     """Delete an entry whole; the caller holds the cache's lock. False when it is in use."""
     path = Path(entry.path)
     try:
+        if entry.kind == "file":
+            # Its other names first: without the file itself nobody would find them any more.
+            remove(settings.cache_folder() / "files" / entry.name)
         if entry.kind in ("file", "download"):
             path.unlink(missing_ok=True)
-            if entry.kind == "file":
-                remove(settings.cache_folder() / "files" / entry.name)
             return True
         return cache.discard(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`runoff.race`: race whatever the user names."""
+"""`runoff.race_model`: race whatever the user names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runoff.race.options import Listener, RaceOptions, silent
 from runoff.race.run import RaceResult, race_folder
 
 
-def race(
+def race_model(
     model: str | Path,
     options: RaceOptions | None = None,
     listener: Listener = silent,

@@ -24,7 +24,8 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         id: `<package>[+variant][@threads]`, such as `torch-fp32+compile@2`.
-        precision: what it computes in as far as is known before it runs: `default` is the runtime's own choice.
+        precision: what it computes in as far as is known before it runs: a `Precision`, or `default` for the runtime's
+            own choice.
         num_threads: None leaves it at the cores that this process may use.
     """
 
@@ -32,14 +33,15 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package_id: str
     backend: str
     variant: str
-    precision: PrecisionHint
+    precision: str
     num_threads: int | None
     device: Device = CPU
     options: dict[str, Any] = {}
 
     def session_options(self) -> SessionOptions:
         """How to open the package as this candidate."""
-        return SessionOptions(self.device, self.num_threads, self.precision, self.options)
+        hint: PrecisionHint = "default" if self.precision == "default" else Precision(self.precision)
+        return SessionOptions(self.device, self.num_threads, hint, self.options)
 
 
 def make_candidate(

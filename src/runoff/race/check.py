@@ -18,10 +18,9 @@ from runoff.models.folder import ModelFolder, Package
 from runoff.models.manifest import Fidelity
 from runoff.race.candidates import Candidate
 from runoff.race.contestant import Contestant
-from runoff.race.decide import package_sha256
 from runoff.race.fidelity import compare
 from runoff.race.inputs import RaceInputs, write_batch, write_padded
-from runoff.race.record import Entrant
+from runoff.race.record import Entrant, package_sha256
 from runoff.types import Precision
 
 FAILURES = (ChildFailed, RemoteError, RaceError, ModelError, FormatMismatch)

@@ -6,10 +6,12 @@ a network whose outputs barely depend on its input, since the part they share do
 
 from __future__ import annotations
 
+import sys
 from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from runoff.errors import RaceError
 from runoff.models.arrays import Array, Arrays
@@ -64,6 +66,8 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DEFAULT_METRIC_DROP = 0.005
+_ROUNDING = 1e-6
+"""An output that varies by less than this over the samples, relative to its size, is a constant and rounding."""
 
 
 def compare(reference: Arrays, outputs: Arrays, *, against: str, inputs: str, classifier: bool) -> Fidelity:
@@ -101,23 +105,36 @@ def _compare_one(name: str, expected: Array, got: Array) -> tuple[float, float, 
     """Largest absolute and relative error, cosine and centred cosine of one output."""
     if expected.shape != got.shape:
         raise RaceError(f"output {name!r} has shape {list(got.shape)}, the reference's is {list(expected.shape)}")
-    a = expected.astype(np.float64)
-    b = got.astype(np.float64)
+    a, b = _as_numbers(expected, got)
     alike = (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
     a, b = np.where(alike, 0.0, a), np.where(alike, 0.0, b)
     if not np.isfinite(b).all() or not np.isfinite(a).all():
         raise RaceError(f"output {name!r} is NaN or infinite where the reference is not, or the other way round")
     max_abs = float(np.abs(a - b).max(initial=0.0))
     scale = float(np.abs(a).max(initial=0.0)) or 1.0
-    mean = a.mean(axis=0, keepdims=True) if a.ndim and len(a) > 1 else np.zeros_like(a)
-    return max_abs, max_abs / scale, _cosine(a, b), _cosine(a - mean, b - mean)
+    max_rel = min(max_abs / scale, sys.float_info.max)  # of a subnormal scale; JSON has no infinity
+    cosine = _cosine(a, b)
+    if a.ndim == 0 or len(a) < 2:
+        return max_abs, max_rel, cosine, cosine
+    mean = a.mean(axis=0, keepdims=True)
+    is_constant = np.abs(a - mean).max(initial=0.0) <= _ROUNDING * scale
+    return max_abs, max_rel, cosine, cosine if is_constant else _cosine(a - mean, b - mean)
 
 
-def _cosine(a: Array, b: Array) -> float:
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    if norms == 0.0:
-        return 1.0 if np.array_equal(a, b) else 0.0
-    return min(1.0, float(np.vdot(a, b)) / norms)
+def _as_numbers(expected: Array, got: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both as fp64. Strings are equal or not: the reference is all ones, and so is the other where it agrees."""
+    if expected.dtype.kind in "OSU" or got.dtype.kind in "OSU":
+        return np.ones(expected.shape), np.asarray(expected == got, np.float64)
+    return expected.astype(np.float64), got.astype(np.float64)
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    size_a, size_b = np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0)
+    if size_a == 0.0 or size_b == 0.0:
+        return 1.0 if size_a == size_b else 0.0
+    # Scaled first, because squares of large values overflow.
+    a, b = a / size_a, b / size_b
+    return min(1.0, float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))))
 
 
 def violation(

@@ -13,7 +13,6 @@ import msgspec
 
 from runoff.environment.describe import Environment, changed_facts
 from runoff.models.folder import ModelFolder
-from runoff.race.decide import package_sha256
 from runoff.race.record import (
     SCHEMA,
     BatchTiming,
@@ -21,6 +20,7 @@ from runoff.race.record import (
     RaceSettings,
     Record,
     other_records,
+    package_sha256,
     part_path,
     read_record,
     record_path,

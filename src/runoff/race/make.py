@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from runoff.backends import table
 from runoff.environment.describe import Environment
 from runoff.errors import ExportError, ModelError
+from runoff.export.plan import STEPS
 from runoff.export.run import ExportOptions, export_package
 from runoff.models.folder import ModelFolder
 from runoff.race.options import Event, Listener
@@ -32,7 +33,12 @@ def make_packages(
     """
     unmade: dict[str, str] = {}
     present = {entry.backend for entry in folder.manifest.packages}
-    wanted = [row for row in table.rows().values() if row.id not in present and (not backends or row.id in backends)]
+    makeable = {step.target_format for step in STEPS}
+    wanted = [
+        row
+        for row in table.rows().values()
+        if row.id not in present and row.formats[0] in makeable and (not backends or row.id in backends)
+    ]
     for row in wanted:
         package_id = f"{row.id}-fp32"
         library = environment.libraries.get(row.library) if row.library else None

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from runoff.race.decide import Objective, Wish
 from runoff.race.fidelity import Contract
+from runoff.race.wish import Objective, Wish
 from runoff.types import CPU, Device
 
 

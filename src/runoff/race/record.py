@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from runoff.models.folder import write_atomically
-from runoff.models.manifest import Fidelity
+from runoff.models.manifest import Fidelity, PackageEntry
 from runoff.race.candidates import Candidate
 from runoff.types import Precision
 
@@ -61,12 +61,20 @@ class BatchTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.batch / self.p50_ms * 1000
 
 
+class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a candidate's process was stopped at: resident memory, and seconds without an answer."""
+
+    memory_bytes: int
+    silence_s: float
+
+
 class Entrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known about one candidate; a step of the race replaces it by a fuller one.
 
     Attributes:
         package_sha256: the digests of the package's files, joined: the figures are for these files only.
         failure: why it cannot compete at all, such as a crash; None while it can.
+        failed_within: the bounds under which its process failed; a race with wider ones tries it again.
         runs_at: the precision that its session reports.
         facts: what its session reports of itself.
         fidelity: against the reference, on the race's inputs.
@@ -79,6 +87,7 @@ class Entrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package_sha256: str
     size_bytes: int
     failure: str | None = None
+    failed_within: Bounds | None = None
     runs_at: Precision | None = None
     facts: dict[str, Any] = {}
     fidelity: Fidelity | None = None
@@ -140,6 +149,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, entrants=tuple(others))
 
 
+def package_sha256(entry: PackageEntry) -> str:
+    """What ties a measurement to the files of a package."""
+    return "+".join(file.sha256 for file in entry.files)
+
+
 def relative_spread(medians_ms: Sequence[float]) -> float:
     """Half the width of the 95 % interval of a median of values, relative to it.
 
@@ -150,7 +164,7 @@ def relative_spread(medians_ms: Sequence[float]) -> float:
     if len(medians_ms) < 2:
         return 1.0
     deviation = 1.4826 * statistics.median(abs(value - centre) for value in medians_ms)
-    return 1.96 * 1.253 * deviation / len(medians_ms) ** 0.5 / centre
+    return float(1.96 * 1.253 * deviation / len(medians_ms) ** 0.5 / centre)
 
 
 def thin(samples_ms: Sequence[float]) -> tuple[float, ...]:

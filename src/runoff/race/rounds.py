@@ -17,10 +17,10 @@ from runoff.models.folder import ModelFolder
 from runoff.models.manifest import PackageEntry
 from runoff.race.check import FAILURES, failure_reason
 from runoff.race.contestant import Contestant
-from runoff.race.decide import NOISE_FLOOR
 from runoff.race.inputs import RaceInputs, write_batch
 from runoff.race.ledger import Ledger, whole_rounds
 from runoff.race.options import Event, Listener, RaceOptions
+from runoff.race.rank import NOISE_FLOOR
 from runoff.race.record import BatchTiming, Entrant, Turn
 from runoff.race.timing import TurnPlan
 

@@ -1,6 +1,7 @@
 """Every preprocess option against values computed by hand, and everything that is not an image."""
 
 import struct
+import sys
 import zlib
 from typing import Any
 
@@ -322,3 +323,21 @@ def test_a_file_is_refused_unread_when_it_is_huge(tmp_path):
         file.truncate(2**40)
     with pytest.raises(InputError, match="1099511627776 bytes"):
         load_image(path)
+
+
+# without OpenCV
+
+
+def test_the_extra_is_named_when_opencv_is_missing(monkeypatch: pytest.MonkeyPatch):
+    data = encode(".png", gray([1, 2]))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for value in (data, gray([1, 2])):
+        with pytest.raises(InputError, match="needs OpenCV") as caught:
+            image_input(size=[1, 1], color="gray").prepare(value)
+        assert caught.value.hint == "pip install 'runoff[vision]'"
+
+
+def test_opencv_is_not_needed_when_an_array_has_the_right_size(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    tensor = image_input(size=[1, 1], color="gray").prepare(np.array([[[*RED, 255]]], dtype=np.uint8))
+    assert tensor.tolist() == [[[[76]]]]

@@ -1,0 +1,141 @@
+"""`runoff export`: make a model in other formats."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runoff.cli.console import console, print_json
+from runoff.errors import RunoffError, UnknownName, unknown_name
+
+if TYPE_CHECKING:
+    from runoff.export.run import ExportOptions
+    from runoff.models.folder import ModelFolder
+    from runoff.models.manifest import Batch
+    from runoff.types import Precision
+
+_KIB = 1024
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
+    to: Annotated[str, typer.Option(help="Formats to make, such as onnx,openvino or torch.")],
+    precision: Annotated[str, typer.Option(help="What the packages compute in: fp32 or fp16.")] = "fp32",
+    batch: Annotated[
+        str | None, typer.Option(help="dynamic, or the one batch size to make them for; default: as the reference.")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(min=1, help="ONNX operator set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Copy the model to a new folder there and export in it.")] = None,
+    force: Annotated[bool, typer.Option(help="Make them again although they are there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Make a model in other formats; each is opened once before it is added to the model's folder."""
+    from runoff.export.find import find_folder, writable_folder
+    from runoff.export.run import ExportOptions
+    from runoff.export.step import DEFAULT_OPSET
+
+    formats = _formats(to)
+    wanted = _precision(precision)
+    log = console(stderr=True)
+    options = ExportOptions(
+        batch=_batch(batch),
+        opset=opset or DEFAULT_OPSET,
+        force=force,
+        on_step=None if as_json else lambda line: log.print(line, style="dim", markup=False),
+    )
+    folder = _copy(find_folder(model), out) if out is not None else writable_folder(find_folder(model))
+    made: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    for format_id in formats:
+        try:
+            folder, row = _export_one(folder, format_id, wanted, options)
+            made.append(row)
+        except RunoffError as error:
+            failed.append({"to": format_id, "code": error.code, "message": error.message, "hint": error.hint})
+    if as_json:
+        print_json({"folder": str(folder.root), "made": made, "failed": failed})
+    else:
+        _print(folder.root, made, failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _copy(folder: ModelFolder, out: Path) -> ModelFolder:
+    from runoff.models.folder import copy_folder
+
+    return copy_folder(folder, out)
+
+
+def _export_one(
+    folder: ModelFolder, format_id: str, precision: Precision, options: ExportOptions
+) -> tuple[ModelFolder, dict[str, Any]]:
+    """Export to one format; answers the folder and what there is to say about the package."""
+    from runoff.export.run import export_package, find_package
+
+    before = {package.id: package.entry for package in folder.packages}
+    started_s = time.perf_counter()
+    folder = export_package(folder, format_id, precision, options)
+    seconds = time.perf_counter() - started_s
+    batch = options.batch if options.batch is not None else folder.reference.entry.batch
+    package = find_package(folder, format_id, precision, batch)
+    if package is None:
+        raise UnknownName(f"no package of format {format_id!r} was made")
+    return folder, {
+        "to": format_id,
+        "package": package.id,
+        "path": str(package.main_file),
+        "bytes": sum(file.bytes for file in package.entry.files),
+        "seconds": round(seconds, 3),
+        "new": before.get(package.id) != package.entry,
+    }
+
+
+def _formats(text: str) -> list[str]:
+    """Formats by their own name or by that of the backend that they are for."""
+    from runoff.backends import table
+
+    known = {row.formats[0] for row in table.rows().values()}
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise unknown_name("format", text, sorted(known))
+    return list(dict.fromkeys(word if word in known else table.row(word).formats[0] for word in words))
+
+
+def _precision(text: str) -> Precision:
+    from runoff.types import Precision
+
+    known = [precision.value for precision in Precision]
+    if text not in known:
+        raise unknown_name("precision", text, known)
+    return Precision(text)
+
+
+def _batch(text: str | None) -> Batch | None:
+    if text is None:
+        return None
+    if text == "dynamic":
+        return "dynamic"
+    if not text.isdigit() or int(text) < 1:
+        raise UnknownName(f"--batch {text!r} is neither 'dynamic' nor a whole number from 1", hint="--batch 8")
+    return int(text)
+
+
+def _print(root: Path, made: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if made:
+        table = Table("package", "size", "time", "", title=str(root), title_justify="left")
+        for row in made:
+            size = f"{row['bytes'] / _KIB:.1f} KiB" if row["bytes"] < _KIB**2 else f"{row['bytes'] / _KIB**2:.1f} MiB"
+            table.add_row(
+                Text(row["package"]), size, f"{row['seconds']:.1f} s", "made" if row["new"] else "was there already"
+            )
+        console().print(table)
+    for row in failed:
+        console(stderr=True).print(f"{row['to']} failed: {row['message']}", style="red", markup=False)
+        if row["hint"]:
+            console(stderr=True).print(f"hint: {row['hint']}", markup=False)

@@ -1,0 +1,196 @@
+"""The models that every backend is held against, built in each format from one seeded network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fakes import tiny_nets
+from runoff.models.arrays import Array
+from runoff.models.folder import Package, describe_tree
+from runoff.models.manifest import PackageEntry
+from runoff.types import DType, Precision, Signature, TensorSpec
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network with its signature; `module` answers a dict in the signature's order."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    signature: Signature
+    limit: int = 0
+
+    def module(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.make().eval()
+
+    def inputs(self, rows: int, seed: int = 0) -> dict[str, Array]:
+        """Random inputs; integers stay below `limit`, and dynamic dimensions other than the batch are 5."""
+        generator = np.random.default_rng(seed)
+        arrays: dict[str, Array] = {}
+        for spec in self.signature.inputs:
+            shape = [dim if isinstance(dim, int) else rows if dim == "batch" else 5 for dim in spec.shape]
+            if spec.dtype is DType.INT64:
+                limit = 2 if spec.name in ("attention_mask", "token_type_ids") else self.limit
+                arrays[spec.name] = generator.integers(0, limit, shape)
+                if spec.name == "attention_mask":
+                    arrays[spec.name][:, :2] = 1
+            else:
+                arrays[spec.name] = generator.standard_normal(shape, np.float32)
+        return arrays
+
+    def reference(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """What PyTorch answers without Runoff."""
+        with torch.no_grad():
+            outputs = self.module()(**{name: torch.tensor(array) for name, array in inputs.items()})
+        return {spec.name: outputs[spec.name].numpy() for spec in self.signature.outputs}
+
+
+def _fp32(name: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name, DType.FP32, shape)
+
+
+def _int64(name: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name, DType.INT64, shape)
+
+
+def _bert() -> nn.Module:
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        num_labels=3,
+    )
+    return transformers.BertForSequenceClassification(config)
+
+
+def _vit() -> nn.Module:
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
+    )
+    return transformers.ViTModel(config)
+
+
+_TEXT = tuple(_int64(name, "batch", "sequence") for name in ("input_ids", "attention_mask", "token_type_ids"))
+
+NETS = {
+    net.name: net
+    for net in (
+        Net("mlp", tiny_nets.Mlp, Signature((_fp32("x", "batch", 8),), (_fp32("y", "batch", 4),))),
+        Net(
+            "conv",
+            tiny_nets.ConvNet,
+            Signature(
+                (_fp32("image", "batch", 3, 16, 16),), (_fp32("logits", "batch", 10), _fp32("features", "batch", 8))
+            ),
+        ),
+        Net(
+            "pooler",
+            tiny_nets.Pooler,
+            Signature(
+                (_int64("ids", "batch", 6), _fp32("weights", "batch", 6)),
+                (_fp32("scores", "batch", 5), _int64("total", "batch")),
+            ),
+            limit=20,
+        ),
+        Net("bert", _bert, Signature(_TEXT, (_fp32("logits", "batch", 3),)), limit=30),
+        Net(
+            "vit",
+            _vit,
+            Signature(
+                (_fp32("pixel_values", "batch", 3, 16, 16),),
+                (_fp32("last_hidden_state", "batch", 5, 16), _fp32("pooler_output", "batch", 16)),
+            ),
+        ),
+    )
+}
+
+
+def build(root: Path, net: Net, form: str) -> Package:
+    """Build a package; a form is a format, with the precision of the file where that is not fp32."""
+    format_id, _, precision = form.partition("/")
+    folder = root / f"{net.name}-{format_id}-{precision or 'fp32'}"
+    requires: dict[str, Any] = {}
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        _WRITERS[format_id](folder, net, Precision(precision or "fp32"))
+    if format_id == "safetensors":
+        requires = {"module": f"fakes.tiny_nets:{type(net.module()).__name__}", "kwargs": {}}
+    first = {"hf": "config.json", "openvino": "model.xml"}.get(format_id)
+    backend = {"torch-export": "torch", "safetensors": "torch"}.get(format_id, format_id)
+    files = describe_tree(root, folder, first)
+    entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)
+    return Package(root, entry, net.signature)
+
+
+def _export(net: Net, module: nn.Module) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    example = tuple(torch.tensor(array) for array in net.inputs(3).values())
+    shapes: Any = {name: {0: batch} for name in net.inputs(1)}
+    if isinstance(module, tiny_nets.Narrow):
+        shapes = {"inputs": tuple({0: batch} for _ in example)}
+    return torch.export.export(module, example, dynamic_shapes=shapes)
+
+
+def _write_export(folder: Path, net: Net, precision: Precision) -> None:
+    torch.export.save(_export(net, net.module()), folder / "model.pt2")
+
+
+def _write_safetensors(folder: Path, net: Net, precision: Precision) -> None:
+    from safetensors.torch import save_file
+
+    save_file(net.module().state_dict(), folder / "model.safetensors")
+
+
+def _write_onnx(folder: Path, net: Net, precision: Precision) -> None:
+    module = net.module()
+    if precision is Precision.FP16:
+        module = tiny_nets.Narrow(module, torch.float16)
+    with warnings.catch_warnings():
+        # The exporter warns of its own parts that will change.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _export(net, module),
+            f=str(folder / "model.onnx"),
+            input_names=[spec.name for spec in net.signature.inputs],
+            output_names=[spec.name for spec in net.signature.outputs],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _write_openvino(folder: Path, net: Net, precision: Precision) -> None:
+    import openvino as ov
+
+    _write_onnx(folder, net, precision)
+    ov.save_model(ov.Core().read_model(str(folder / "model.onnx")), folder / "model.xml", compress_to_fp16=False)
+    (folder / "model.onnx").unlink()
+
+
+def _write_hf(folder: Path, net: Net, precision: Precision) -> None:
+    net.module().save_pretrained(folder)
+
+
+_WRITERS = {
+    "torch-export": _write_export,
+    "safetensors": _write_safetensors,
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "hf": _write_hf,
+}
