@@ -15,7 +15,7 @@ import msgspec
 from runoff.backends import table
 from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import NoCandidate, RuntimeLoadError, UnknownName, unknown_name
-from runoff.export.find import find_folder, known_working_copy
+from runoff.export.find import find_folder, known_folder
 from runoff.model import Model
 from runoff.models.folder import ModelFolder
 from runoff.models.sources import SourceOptions
@@ -86,7 +86,7 @@ class AutoModel:
         backend_options = _check_options(options or {})
         folder = find_folder(model, source)
         decision = decide_for(folder, wish, describe_environment())
-        return _open_best(known_working_copy(folder), decision, backend_options)
+        return _open_best(known_folder(folder), decision, backend_options)
 
     @staticmethod
     def describe_compute_environment() -> Environment:
@@ -113,7 +113,7 @@ class AutoModel:
 
 def decide_for(folder: ModelFolder, wish: Wish, environment: Environment) -> Decision:
     """Decide with the record of this machine, if the model was raced on it; says why an older one does not hold."""
-    folder = known_working_copy(folder)
+    folder = known_folder(folder)
     record, notes = find_record(folder, environment)
     decision = decide(folder.manifest, environment, wish, record)
     return msgspec.structs.replace(decision, notes=(*decision.notes, *notes))

@@ -141,10 +141,13 @@ def build(root: Path, net: Net, form: str) -> Package:
 def _export(net: Net, module: nn.Module) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
     example = tuple(torch.tensor(array) for array in net.inputs(3).values())
-    shapes: Any = {name: {0: batch} for name in net.inputs(1)}
+    return torch.export.export(module, example, dynamic_shapes=_dynamic(net, module, batch))
+
+
+def _dynamic(net: Net, module: nn.Module, batch: Any) -> Any:
     if isinstance(module, tiny_nets.Narrow):
-        shapes = {"inputs": tuple({0: batch} for _ in example)}
-    return torch.export.export(module, example, dynamic_shapes=shapes)
+        return {"inputs": tuple({0: batch} for _ in net.signature.inputs)}
+    return {spec.name: {0: batch} for spec in net.signature.inputs}
 
 
 def _write_export(folder: Path, net: Net, precision: Precision) -> None:
@@ -165,10 +168,12 @@ def _write_onnx(folder: Path, net: Net, precision: Precision) -> None:
         # The exporter warns of its own parts that will change.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _export(net, module),
-            f=str(folder / "model.onnx"),
+            module,
+            tuple(torch.tensor(array) for array in net.inputs(3).values()),
+            str(folder / "model.onnx"),
             input_names=[spec.name for spec in net.signature.inputs],
             output_names=[spec.name for spec in net.signature.outputs],
+            dynamic_shapes=_dynamic(net, module, "batch"),
             dynamo=True,
             external_data=False,
             verbose=False,

@@ -21,7 +21,7 @@ from runoff.backends.threads import default_threads
 from runoff.errors import FormatMismatch, RuntimeLoadError, RuntimeRunError, UnknownName, unknown_name
 from runoff.models.arrays import Array, Arrays, numpy_dtype
 from runoff.models.folder import Package
-from runoff.types import Device, DType, Precision, Signature, TensorSpec
+from runoff.types import Device, Dim, DType, Precision, Signature, TensorSpec
 
 _CPU = "CPUExecutionProvider"
 _DTYPES = {
@@ -100,7 +100,7 @@ class OnnxBackend:
         return OnnxSession(session, package, options, session_options.intra_op_num_threads)
 
     def read_signature(self, format_id: str, path: Path) -> Signature:
-        """The inputs and outputs of a file; dimensions without a name are called `dim_<axis>`."""
+        """The inputs and outputs of a file; see `_dim` for those without a name."""
         options = ort.SessionOptions()
         options.graph_optimization_level = _LEVELS["off"]
         options.intra_op_num_threads = 1
@@ -294,10 +294,17 @@ def _specs(path: Path, found: list[Any]) -> tuple[TensorSpec, ...]:
         TensorSpec(
             part.name,
             _DTYPES[part.type],
-            tuple(dim if isinstance(dim, (int, str)) and dim != "" else f"dim_{i}" for i, dim in enumerate(part.shape)),
+            tuple(_dim(part.name, axis, dim) for axis, dim in enumerate(part.shape)),
         )
         for part in found
     )
+
+
+def _dim(name: str, axis: int, dim: Any) -> Dim:
+    """A dimension of the file; those without a name differ from input to input, but for the batch."""
+    if isinstance(dim, (int, str)) and dim != "":
+        return dim
+    return "batch" if axis == 0 else f"{name}_dim_{axis}"
 
 
 def _load_error(package: Package, error: Exception) -> RuntimeLoadError:

@@ -59,7 +59,7 @@ class OpenVinoBackend:
         return OpenVinoSession(compiled, package, options)
 
     def read_signature(self, format_id: str, path: Path) -> Signature:
-        """The inputs and outputs of a file; dimensions without a name are called `batch` or `dim_<axis>`."""
+        """The inputs and outputs of a file; dimensions that vary are called `batch` or `<input>_dim_<axis>`."""
         try:
             model = _read_model(ov.Core(), path)
         except Exception as error:
@@ -241,12 +241,14 @@ def _spec(port: Any, fallback: str) -> TensorSpec:
         raise FormatMismatch(f"{port.get_any_name()!r} has the element type {kind}, which no array can hold")
     if port.get_partial_shape().rank.is_dynamic:
         raise FormatMismatch(f"{fallback} has no fixed number of dimensions")
-    names = port.get_names()
+    names = sorted(port.get_names())
+    own = names[0] if names else fallback
     dims: list[Dim] = []
     for axis, size in enumerate(port.get_partial_shape()):
-        name = ("batch" if axis == 0 else f"dim_{axis}") if size.is_dynamic else size.get_length()
-        dims.append(name)
-    return TensorSpec(sorted(names)[0] if names else fallback, _DTYPES[kind], tuple(dims))
+        # The file has no names for them; they differ from input to input, but for the batch.
+        name = "batch" if axis == 0 else f"{own}_dim_{axis}"
+        dims.append(name if size.is_dynamic else size.get_length())
+    return TensorSpec(own, _DTYPES[kind], tuple(dims))
 
 
 def _load_error(package: Package, error: Exception) -> RuntimeLoadError:

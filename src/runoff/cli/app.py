@@ -60,14 +60,25 @@ def run(arguments: list[str] | None = None) -> None:
     except typer.TyperException as error:
         typer.echo(f"error: {error.format_message()}", err=True)
         code = 2
-    except RunoffError as error:
-        if debug:
-            raise
-        print_error(error, as_json=as_json)
-        code = 2 if isinstance(error, (UnknownName, SettingInvalid)) else 1
     except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
         typer.echo("interrupted; what was finished is kept", err=True)
         code = 130
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has had enough; nothing can be printed to it any more.
+        sys.stdout = None  # type: ignore[assignment]
+        code = 1
+    except Exception as error:
+        if debug:
+            raise
+        print_error(_as_runoff_error(error), as_json=as_json)
+        code = 2 if isinstance(error, (UnknownName, SettingInvalid)) else 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _as_runoff_error(error: Exception) -> RunoffError:
+    """The error itself, or one that says that this is a defect of ours or of the machine."""
+    if isinstance(error, RunoffError):
+        return error
+    return RunoffError(f"{type(error).__name__}: {error}", hint="run it again with --debug for the traceback")

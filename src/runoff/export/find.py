@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runoff.export.adopt import adopt
-from runoff.models.cache import working_copy
+from runoff.models.cache import find_working_copy, working_copy
 from runoff.models.folder import ModelFolder, is_writable, read_folder
 from runoff.models.manifest import MANIFEST_NAME
 from runoff.models.sources import SourceOptions, find_source
@@ -16,9 +16,6 @@ from runoff.models.sources import SourceOptions, find_source
 
 def find_folder(model: str | Path, options: SourceOptions | None = None) -> ModelFolder:
     """The model folder of what the user named; a bare file or a Hugging Face folder is adopted into the cache.
-
-    A folder that cannot be written is answered by its working copy in the cache once there is one, so that what a
-    race found there counts.
 
     Raises:
         ModelNotFound, SourceError: see `find_source`.
@@ -33,3 +30,14 @@ def find_folder(model: str | Path, options: SourceOptions | None = None) -> Mode
 def writable_folder(folder: ModelFolder) -> ModelFolder:
     """The folder itself if files can be made in it, else its working copy in the user cache."""
     return folder if is_writable(folder.root) else read_folder(working_copy(folder))
+
+
+def known_folder(folder: ModelFolder) -> ModelFolder:
+    """The folder itself, or where it cannot be written the working copy that an earlier race has left in the cache.
+
+    Makes nothing: packages and records that were derived from a read-only folder are found again through it.
+    """
+    if is_writable(folder.root):
+        return folder
+    place = find_working_copy(folder)
+    return folder if place is None else read_folder(place)

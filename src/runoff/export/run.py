@@ -112,7 +112,13 @@ def _available(folder: ModelFolder, wanted: State, batch: Batch) -> list[Availab
             hint=f"ask for batch={made_for}, or package the model again with another batch",
         )
     found = [Available(package.id, package.entry.format, package.entry.precision) for package in fitting]
-    return [package for package in found if (package.format, package.precision) != wanted]
+    starts = [package for package in found if (package.format, package.precision) != wanted]
+    if not starts:
+        raise ExportError(
+            f"{folder.root} has nothing but {wanted[0]} at {wanted[1].value}, from which no other batch can be made",
+            hint="leave the batch as it is, or start from the model's source form",
+        )
+    return starts
 
 
 def _installed(steps: Sequence[Step]) -> set[str]:

@@ -10,16 +10,19 @@ import re
 import urllib.parse
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runoff import settings
 from runoff.errors import DigestMismatch, InputError, ModelNotFound
 from runoff.models import cache
-from runoff.models.download import DownloadOptions, Progress, download, shown_url
 from runoff.models.folder import read_folder
 from runoff.models.formats import detect_format
 from runoff.models.hub import fetch_from_hub, parse_hub_id
 from runoff.models.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from runoff.models.providers import fetch_from_provider, parse_reference
+
+if TYPE_CHECKING:
+    from runoff.models.download import DownloadOptions, Progress
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -137,6 +140,9 @@ def _local(path: Path, options: SourceOptions) -> Found:
 
 
 def _from_url(url: str, options: SourceOptions, *, offline: bool) -> Found:
+    # The HTTP client takes longer to import than everything else that is needed for a local model.
+    from runoff.models.download import DownloadOptions, download, shown_url
+
     url, _, fragment = url.partition("#")
     sha256 = options.sha256
     if fragment:
@@ -159,6 +165,8 @@ def _from_url(url: str, options: SourceOptions, *, offline: bool) -> Found:
 
 def _folder_from_url(url: str, manifest_bytes: bytes, options: DownloadOptions) -> Path:
     """The model folder whose manifest lies at a URL; its files lie beside it, as in any other model folder."""
+    from runoff.models.download import download, shown_url
+
     manifest = parse_manifest(manifest_bytes, shown_url(url))
 
     def fill(aside: Path) -> Manifest:

@@ -20,7 +20,7 @@ from runoff.race.candidates import Candidate
 from runoff.race.contestant import Contestant
 from runoff.race.fidelity import compare
 from runoff.race.inputs import RaceInputs, write_batch, write_padded
-from runoff.race.record import Entrant, package_sha256
+from runoff.race.record import Bounds, Entrant, package_sha256
 from runoff.types import Precision
 
 FAILURES = (ChildFailed, RemoteError, RaceError, ModelError, FormatMismatch)
@@ -36,7 +36,7 @@ class Checker:
         work: a folder for .npz files.
         rows: rows of one run, the largest batch that is raced: what is checked is the shape that is timed.
         first_batch: rows of the first run, which ends the cold start.
-        max_memory_bytes: where a process is stopped.
+        bounds: where a process is stopped.
         reference: the reference's outputs, set by the first check or given from the golden pair.
     """
 
@@ -45,7 +45,7 @@ class Checker:
     work: Path
     rows: int
     first_batch: int
-    max_memory_bytes: int | None
+    bounds: Bounds
     reference: dict[str, Array] | None = None
 
     def check(self, candidate: Candidate) -> tuple[Entrant, Contestant | None]:
@@ -58,12 +58,12 @@ class Checker:
             package.verify()
         except ModelError as error:
             return msgspec.structs.replace(entrant, failure=error.message), None
-        contestant = Contestant(package, candidate, self.max_memory_bytes)
+        contestant = Contestant(package, candidate, self.bounds)
         try:
             return self._measure(package, entrant, contestant), contestant
         except FAILURES as error:
             contestant.close()
-            return msgspec.structs.replace(entrant, failure=failure_reason(error)), None
+            return disqualified(entrant, error, self.bounds), None
         except BaseException:
             contestant.close()
             raise
@@ -91,8 +91,11 @@ class Checker:
         rows = _rows_for(package, self.rows)
         inputs = write_padded(self.inputs, rows, self.work / f"padded-{rows}.npz")
         answer = self.work / "outputs.npz"
-        contestant.compute(inputs, answer, rows)
-        return {name: array[: self.inputs.samples] for name, array in read_npz(answer).items()}
+        contestant.compute(inputs, answer, rows, self.inputs.batched)
+        outputs = read_npz(answer)
+        if not self.inputs.batched:
+            return outputs
+        return {name: array[: self.inputs.samples] for name, array in outputs.items()}
 
     def fidelity(self, outputs: dict[str, Array]) -> Fidelity:
         """Figures against the reference, and the task metric where there are labels."""
@@ -111,8 +114,13 @@ class Checker:
         return msgspec.structs.replace(found, metric={name: metric(outputs, self.inputs.labels)})
 
 
-def failure_reason(error: Exception) -> str:
-    """Why a candidate cannot compete, in one line."""
+def disqualified(entrant: Entrant, error: Exception, bounds: Bounds) -> Entrant:
+    """The entrant with the reason for which it cannot compete, and the bounds where they may be that reason."""
+    within = bounds if isinstance(error, ChildFailed) else None
+    return msgspec.structs.replace(entrant, failure=_reason(error), failed_within=within)
+
+
+def _reason(error: Exception) -> str:
     message = error.message if isinstance(error, (ChildFailed, RemoteError, RaceError, ModelError)) else str(error)
     return " ".join(message.split())[:500]
 

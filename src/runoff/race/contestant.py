@@ -5,16 +5,16 @@ Knows the worker's operations; what to do with a failure is the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from runoff import settings
 from runoff.child import Child
 from runoff.models.folder import Package
 from runoff.race.candidates import Candidate
-from runoff.race.record import Turn
+from runoff.race.record import Bounds, Turn
 from runoff.race.timing import TurnPlan
 
 
@@ -25,10 +25,11 @@ class Contestant:
     the runtime refused.
     """
 
-    def __init__(self, package: Package, candidate: Candidate, max_memory_bytes: int | None) -> None:
+    def __init__(self, package: Package, candidate: Candidate, bounds: Bounds) -> None:
         self.candidate = candidate
         self._package = package
-        self._child = Child("runoff.race.worker", max_memory_bytes=max_memory_bytes)
+        self._timeout_s = bounds.silence_s
+        self._child = Child("runoff.race.worker", max_memory_bytes=bounds.memory_bytes)
 
     @property
     def started_s(self) -> float:
@@ -46,9 +47,9 @@ class Contestant:
         """Run once."""
         self._call("first_run", inputs=str(inputs))
 
-    def compute(self, inputs: Path, outputs: Path, rows: int) -> None:
-        """Run every row of a file, `rows` at a time, and write the outputs to another."""
-        self._call("compute", inputs=str(inputs), outputs=str(outputs), rows=rows)
+    def compute(self, inputs: Path, outputs: Path, rows: int, batched: Iterable[str]) -> None:
+        """Run every row of the batched inputs of a file, `rows` at a time, and write the outputs to another."""
+        self._call("compute", inputs=str(inputs), outputs=str(outputs), rows=rows, batched=sorted(batched))
 
     def prepare(self, batch: int, inputs: Path, warmup_s: float) -> None:
         """Load the inputs of a batch size and warm up."""
@@ -74,4 +75,4 @@ class Contestant:
         self.close()
 
     def _call(self, op: str, **arguments: Any) -> dict[str, Any]:
-        return self._child.call(op, settings.worker_timeout_s(), **arguments)
+        return self._child.call(op, self._timeout_s, **arguments)

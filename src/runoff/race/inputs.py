@@ -6,18 +6,22 @@ Writes .npz files for the workers. Knows no runtime.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from runoff.errors import InputError
 from runoff.models.arrays import Array, InputCheck, read_npz, write_npz
-from runoff.models.evaluation import metric_for, read_evaluation
+from runoff.models.evaluation import Metric, metric_for, read_evaluation
 from runoff.models.folder import ModelFolder
-from runoff.models.samples import GENERATOR, generate_inputs
+from runoff.models.manifest import FileEntry
+from runoff.models.samples import batch_dimension, describe_samples, generate_inputs
 from runoff.race.options import RaceOptions
+from runoff.types import Signature
 
 GENERATED_ROWS = 16
 SEED = 0
@@ -28,49 +32,52 @@ class RaceInputs:
     """Inputs of a race.
 
     Attributes:
-        arrays: by input name, samples along axis 0.
+        arrays: by input name; samples along axis 0 of those named in `batched`.
         labels: one integer a sample, or None.
         name: where they came from, for the record.
         metric: name and function of the task metric, when there are labels to hold it against.
+        batched: inputs that have a row for each sample; each of the others is the same for all.
     """
 
     arrays: dict[str, Array]
-    labels: Array | None
-    name: str
-    metric: tuple[str, Callable[[dict[str, Array], Array], float]] | None
+    labels: Array | None = None
+    name: str = ""
+    metric: tuple[str, Metric] | None = None
+    batched: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def samples(self) -> int:
         """The number of rows."""
-        return len(next(iter(self.arrays.values())))
+        return next((len(array) for name, array in self.arrays.items() if name in self.batched), 1)
 
 
 def find_inputs(folder: ModelFolder, options: RaceOptions) -> RaceInputs:
     """The inputs to race on: `options.data`, else the model's evaluation data, else generated ones.
 
     Raises:
-        InputError: the data do not fit the signature or the labels.
+        InputError: the data cannot be read, or do not fit the signature or the labels.
         FormatMismatch: the data are not an .npz file.
     """
-    metric = metric_for(folder.manifest.task)
-    signature = folder.manifest.signature
+    signature, evaluation = folder.manifest.signature, folder.manifest.evaluation
+    batched = batched_inputs(signature)
+    labels: Array | None = None
     if options.data is not None:
-        arrays, labels = _read_data(options.data, options.labels)
-        name = f"data sha256 {hashlib.sha256(options.data.read_bytes()).hexdigest()[:16]}"
-    elif folder.manifest.evaluation is not None:
-        evaluation = read_evaluation(folder)
-        arrays, labels = dict(evaluation.inputs), evaluation.labels
-        name = f"evaluation sha256 {folder.manifest.evaluation.inputs.sha256[:16]}"
+        arrays, labels, name = _read_data(options.data, options.labels)
+    elif options.labels is not None:
+        raise InputError("labels were given without the data that they belong to", hint="name the data too")
+    elif evaluation is not None:
+        found = read_evaluation(folder)
+        arrays, labels = dict(found.inputs), found.labels
+        name = f"evaluation sha256 {_shortened(evaluation.inputs, evaluation.labels)}"
     else:
-        rows = min(GENERATED_ROWS, options.samples)
         fixed = [entry.batch for entry in folder.manifest.packages if isinstance(entry.batch, int)]
-        rows = max([rows, *fixed])
-        arrays, labels = generate_inputs(signature, rows=rows, seed=SEED), None
-        name = f"{GENERATOR} seed {SEED}"
-    InputCheck(signature)(_fit_batch(arrays, signature.inputs[0].shape[0] if signature.inputs[0].shape else 1))
-    arrays = {key: array[: options.samples] for key, array in arrays.items()}
+        rows = max([min(GENERATED_ROWS, options.samples), *fixed])
+        arrays, name = generate_inputs(signature, rows=rows, seed=SEED), describe_samples(SEED)
+    _check(arrays, signature, batched, labels)
+    arrays = {key: array[: options.samples] if key in batched else array for key, array in arrays.items()}
     labels = None if labels is None else labels[: options.samples]
-    return RaceInputs(arrays, labels, name, metric if labels is not None else None)
+    metric = metric_for(folder.manifest.task) if labels is not None else None
+    return RaceInputs(arrays, labels, name, metric, batched)
 
 
 def golden_inputs(folder: ModelFolder) -> tuple[RaceInputs, dict[str, Array]] | None:
@@ -80,13 +87,25 @@ def golden_inputs(folder: ModelFolder) -> tuple[RaceInputs, dict[str, Array]] | 
         return None
     inputs = read_npz(folder.file(golden.inputs))
     outputs = read_npz(folder.file(golden.outputs))
-    return RaceInputs(inputs, None, f"golden sha256 {golden.inputs.sha256[:16]}", None), outputs
+    name = f"golden sha256 {_shortened(golden.inputs)}"
+    return RaceInputs(inputs, name=name, batched=batched_inputs(folder.manifest.signature)), outputs
+
+
+def batched_inputs(signature: Signature) -> frozenset[str]:
+    """The inputs whose first axis is the batch: the named dimension, or where it is fixed the first input's first."""
+    first = signature.inputs[0].shape
+    label = batch_dimension(signature) or (first[0] if first else None)
+    return frozenset(spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == label)
+
+
+def take_rows(arrays: Mapping[str, Array], batched: frozenset[str], rows: Array) -> dict[str, Array]:
+    """These rows of the batched inputs, and the other inputs as they are."""
+    return {name: np.ascontiguousarray(array[rows]) if name in batched else array for name, array in arrays.items()}
 
 
 def write_batch(inputs: RaceInputs, batch: int, path: Path) -> Path:
     """Write the first `batch` rows, repeated when there are fewer."""
-    rows = np.arange(batch) % inputs.samples
-    write_npz(path, {name: np.ascontiguousarray(array[rows]) for name, array in inputs.arrays.items()})
+    write_npz(path, take_rows(inputs.arrays, inputs.batched, np.arange(batch) % inputs.samples))
     return path
 
 
@@ -96,26 +115,39 @@ def write_padded(inputs: RaceInputs, rows: int, path: Path) -> Path:
     return write_batch(inputs, total, path)
 
 
-def _read_data(data: Path, labels: Path | None) -> tuple[dict[str, Array], Array | None]:
-    arrays = read_npz(data)
+def _read_data(data: Path, labels: Path | None) -> tuple[dict[str, Array], Array | None, str]:
+    """Arrays, labels, and what the record calls them."""
+    try:
+        digest = hashlib.sha256(data.read_bytes())
+        arrays = read_npz(data)
+        stored = None if labels is None else labels.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename or data}: {error.strerror}") from error
     if not arrays:
         raise InputError(f"{data} holds no arrays")
-    if labels is None:
-        return arrays, None
-    try:
-        values = np.load(labels, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{labels} is not a readable .npy file: {error}") from error
-    rows = len(next(iter(arrays.values())))
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or len(values) != rows:
-        raise InputError(
-            f"{labels} holds {values.dtype}{list(values.shape)}, expected one integer for each of {rows} rows"
-        )
-    return arrays, values
+    values = None
+    if stored is not None:
+        digest.update(stored)
+        try:
+            values = np.load(io.BytesIO(stored), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{labels} is not a readable .npy file: {error}") from error
+        if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
+            raise InputError(f"{labels} does not hold one integer for each row of {data}")
+    return arrays, values, f"data sha256 {digest.hexdigest()[:16]}"
 
 
-def _fit_batch(arrays: dict[str, Array], dim: int | str) -> dict[str, Array]:
-    """What one run would see, so that data of many rows can be held against a fixed batch."""
-    if isinstance(dim, str):
-        return arrays
-    return {name: np.resize(array, (dim, *array.shape[1:])) for name, array in arrays.items()}
+def _check(arrays: dict[str, Array], signature: Signature, batched: frozenset[str], labels: Array | None) -> None:
+    """Hold data of any number of rows against the signature and the labels."""
+    inputs = tuple(
+        msgspec.structs.replace(spec, shape=("rows", *spec.shape[1:])) if spec.name in batched else spec
+        for spec in signature.inputs
+    )
+    InputCheck(Signature(inputs, signature.outputs))(arrays)
+    counts = {name: len(array) for name, array in arrays.items() if name in batched}
+    if labels is not None and set(counts.values()) != {len(labels)}:
+        raise InputError(f"there are {len(labels)} labels for {', '.join(map(str, counts.values())) or 'no'} rows")
+
+
+def _shortened(*files: FileEntry) -> str:
+    return hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ the next one, so that all figures stand beside one that was measured at the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +16,18 @@ import psutil
 
 from runoff.models.folder import ModelFolder
 from runoff.models.manifest import PackageEntry
-from runoff.race.check import FAILURES, failure_reason
+from runoff.race.check import FAILURES, disqualified
 from runoff.race.contestant import Contestant
 from runoff.race.inputs import RaceInputs, write_batch
 from runoff.race.ledger import Ledger, whole_rounds
 from runoff.race.options import Event, Listener, RaceOptions
 from runoff.race.rank import NOISE_FLOOR
-from runoff.race.record import BatchTiming, Entrant, Turn
+from runoff.race.record import BatchTiming, Bounds, Entrant, Turn
 from runoff.race.timing import TurnPlan
 
 RETIRE_AFTER_ROUNDS = 2
 RETIRE_FACTOR = 2.5
-"""After two rounds a candidate this much slower than the best at every batch size stops taking turns."""
+"""After two rounds a candidate this much slower than the best of its precision at every batch size stops."""
 _CONTENDER_FACTOR = 1.25
 """While one of the candidates this close to the best is noisy, rounds go on."""
 _MEMORY_SHARE = 0.7
@@ -48,13 +49,17 @@ class Stable:
 
     def keep(self, contestant: Contestant, entrant: Entrant) -> bool:
         """Keep a process alive if it fits beside the others, else end it; whether it was kept."""
-        needed = entrant.peak_memory_bytes or 0
-        if self.members and self.used_bytes + needed > self.budget_bytes:
+        if not self.fits(entrant):
             contestant.close()
             return False
         self.members[contestant.candidate.id] = contestant
-        self.used_bytes += needed
+        self.used_bytes += entrant.peak_memory_bytes or 0
         return True
+
+    def fits(self, *entrants: Entrant) -> bool:
+        """Whether the processes of these entrants fit beside the others; a single one always may try."""
+        needed = sum(entrant.peak_memory_bytes or 0 for entrant in entrants)
+        return len(self.members) + len(entrants) == 1 or self.used_bytes + needed <= self.budget_bytes
 
     def close(self) -> None:
         """End every process."""
@@ -74,22 +79,21 @@ class Timer:
     work: Path
     ledger: Ledger
     listener: Listener
+    bounds: Bounds
     open_entrant: Callable[[Entrant], Contestant]
 
     def run(self, ids: Sequence[str], stable: Stable) -> None:
         """Time the candidates; the ledger holds their turns afterwards."""
         waiting = list(ids)
-        heat = 0
         while waiting:
-            alive = [name for name in waiting if name in stable.members]
-            waiting = [name for name in waiting if name not in alive]
-            alive += self._fill(waiting, stable)
-            waiting = [name for name in waiting if name not in alive]
-            self._run_heat(alive, stable, heat)
-            heat += 1
-            best = self._best(alive)
+            heat = [name for name in waiting if name in stable.members]
+            heat += self._fill([name for name in waiting if name not in heat], stable)
+            waiting = [name for name in waiting if name not in heat]
+            self._run_heat(heat, stable)
+            best = self._best(heat)
             stable.close()
-            if waiting and best is not None:
+            # Where the best does not fit beside the next one, that one runs without it.
+            if waiting and best is not None and stable.fits(self._entrant(best), self._entrant(waiting[0])):
                 waiting.insert(0, best)
                 self._forget_turns(best)
 
@@ -98,7 +102,7 @@ class Timer:
         done: list[str] = []
         for name in waiting:
             entrant = self._entrant(name)
-            if stable.members and stable.used_bytes + (entrant.peak_memory_bytes or 0) > stable.budget_bytes:
+            if not stable.fits(entrant):
                 break
             try:
                 stable.keep(self.open_entrant(entrant), entrant)
@@ -107,7 +111,7 @@ class Timer:
             done.append(name)
         return done
 
-    def _run_heat(self, ids: Sequence[str], stable: Stable, heat: int) -> None:
+    def _run_heat(self, ids: Sequence[str], stable: Stable) -> None:
         names = [name for name in ids if name in stable.members]
         for name in list(names):
             for batch in self._batches(name):
@@ -124,8 +128,7 @@ class Timer:
                     if name in names and not self._try(name, stable, self._turn, batch, number):
                         names.remove(name)
             number += 1
-            if number >= RETIRE_AFTER_ROUNDS and self.options.objective in ("latency", "throughput"):
-                names = self._retire(names, stable)
+            names = self._retire(names, stable, number)
 
     def _try(self, name: str, stable: Stable, action: Callable[..., None], *arguments: int) -> bool:
         try:
@@ -148,31 +151,39 @@ class Timer:
         turn = contestant.turn(batch, number, plan)
         self.ledger.put(_with_turn(self._entrant(contestant.candidate.id), batch, turn))
 
-    def _retire(self, names: list[str], stable: Stable) -> list[str]:
+    def _retire(self, names: list[str], stable: Stable, number: int) -> list[str]:
         """Those that go on; the others stop taking turns, with the reason in the record."""
-        best = {batch: min(self._p50_ms(name, batch) for name in names) for batch in self.options.batches}
-        kept = []
-        for name in names:
-            ratios = [self._p50_ms(name, batch) / best[batch] for batch in self._batches(name)]
-            if min(ratios, default=1.0) <= RETIRE_FACTOR:
-                kept.append(name)
-                continue
-            reason = f"retired after {RETIRE_AFTER_ROUNDS} rounds: {min(ratios):.1f} times slower than the best"
-            self.ledger.put(msgspec.structs.replace(self._entrant(name), retired=reason))
-            stable.members.pop(name).close()
-        return kept
+        if number < RETIRE_AFTER_ROUNDS or self.options.objective not in ("latency", "throughput"):
+            return names
+        slower = {name: min((self._behind(name, b, names) for b in self._batches(name)), default=1.0) for name in names}
+        for name, ratio in slower.items():
+            if ratio > RETIRE_FACTOR:
+                reason = f"retired after {number} rounds: {ratio:.1f} times slower than the best of its precision"
+                self.ledger.put(msgspec.structs.replace(self._entrant(name), retired=reason))
+                stable.members.pop(name).close()
+        return [name for name in names if slower[name] <= RETIRE_FACTOR]
 
     def _limit(self, names: Sequence[str], number: int) -> int:
         """Rounds to run: more than asked for while a contender's figure is still noisy."""
         if number < self.options.rounds:
             return self.options.rounds
-        for batch in self.options.batches:
-            best = min(self._p50_ms(name, batch) for name in names)
-            for name in names:
+        for name in names:
+            for batch in self._batches(name):
                 timing = self._entrant(name).timing(batch)
-                if timing and timing.p50_ms <= best * _CONTENDER_FACTOR and timing.spread > NOISE_FLOOR:
+                is_noisy = timing is not None and timing.spread > NOISE_FLOOR
+                if is_noisy and self._behind(name, batch, names) <= _CONTENDER_FACTOR:
                     return self.options.max_rounds
         return self.options.rounds
+
+    def _behind(self, name: str, batch: int, names: Sequence[str]) -> float:
+        """How many times slower a candidate is than the best of those that run at its precision, from 1 on.
+
+        A caller may ask for a precision or a stricter contract, so the race is settled within each.
+        """
+        runs_at = self._entrant(name).runs_at
+        peers = [self._p50_ms(peer, batch) for peer in names if self._entrant(peer).runs_at == runs_at]
+        best = min(peers)
+        return self._p50_ms(name, batch) / best if best < math.inf else 1.0
 
     def _best(self, names: Sequence[str]) -> str | None:
         timed = [name for name in names if self._entrant(name).timing(self.options.batches[0])]
@@ -184,13 +195,13 @@ class Timer:
 
     def _p50_ms(self, name: str, batch: int) -> float:
         timing = self._entrant(name).timing(batch)
-        return timing.p50_ms if timing else float("inf")
+        return timing.p50_ms if timing else math.inf
 
     def _forget_turns(self, name: str) -> None:
-        self.ledger.put(msgspec.structs.replace(self._entrant(name), timings=()))
+        self.ledger.put(msgspec.structs.replace(self._entrant(name), timings=(), retired=None))
 
     def _fail(self, name: str, error: Exception) -> None:
-        self.ledger.put(msgspec.structs.replace(self._entrant(name), failure=failure_reason(error)))
+        self.ledger.put(disqualified(self._entrant(name), error, self.bounds))
 
     def _entrant(self, name: str) -> Entrant:
         found = self.ledger.record.entrant(name)

@@ -21,6 +21,7 @@ from runoff.errors import RuntimeRunError
 from runoff.models.arrays import Array, read_npz, write_npz
 from runoff.models.folder import read_folder
 from runoff.race.candidates import Candidate
+from runoff.race.inputs import take_rows
 from runoff.race.record import thin
 from runoff.race.timing import TurnPlan, take_turn, warm_up
 
@@ -40,16 +41,15 @@ class Worker:
         self._session = table.backend(wanted.backend).open(package, wanted.session_options())
         return {"load_s": time.perf_counter() - started, "facts": dict(self._session.facts)}
 
-    def compute(self, inputs: str, outputs: str, rows: int) -> Mapping[str, Any]:
+    def compute(self, inputs: str, outputs: str, rows: int, batched: list[str]) -> Mapping[str, Any]:
         """Run the inputs of a file in chunks of `rows` and write the outputs, samples along axis 0."""
-        session = self._opened()
-        arrays = read_npz(Path(inputs))
-        total = len(next(iter(arrays.values())))
+        session, arrays, names = self._opened(), read_npz(Path(inputs)), frozenset(batched)
+        total = next((len(array) for name, array in arrays.items() if name in names), rows)
         chunks = [
-            session.run({name: array[start : start + rows] for name, array in arrays.items()})
-            for start in range(0, total, rows)
+            session.run(take_rows(arrays, names, np.arange(start, start + rows))) for start in range(0, total, rows)
         ]
-        write_npz(Path(outputs), {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
+        joined = {name: np.concatenate([np.atleast_1d(chunk[name]) for chunk in chunks]) for name in chunks[0]}
+        write_npz(Path(outputs), joined)
         return {}
 
     def first_run(self, inputs: str) -> Mapping[str, Any]:

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes.model_files import make_folder, package_of, unwritable
 
+from fakes.model_files import make_folder, package_of, unwritable
+from runoff import settings
 from runoff.errors import DigestMismatch, InputError, ModelError
 from runoff.models import cache
 from runoff.models.folder import add_package, folder_lock, is_writable, read_folder, staging
@@ -21,7 +22,7 @@ from runoff.models.upkeep import PrunePolicy, entries, prune, verify
 
 CONTENT = b"some weights"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-_ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2])}
+_TESTS = str(Path(__file__).parents[2])
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +32,11 @@ def root(tmp_path, monkeypatch):
 
 
 def _run(code: str, *arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, **_ENVIRONMENT}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=settings.child_environment(PYTHONPATH=_TESTS),
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

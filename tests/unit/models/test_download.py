@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fakes.web import serve
 
+from fakes.web import serve
 from runoff.errors import DigestMismatch, ModelNotFound, SourceError
 from runoff.models import cache
 from runoff.models.download import DownloadOptions, download, file_name, shown_url
@@ -76,15 +75,9 @@ def test_transfer_goes_on_where_it_was_cut(site):
 
 
 def test_a_later_call_goes_on_when_the_earlier_one_gave_up(site):
-    site.cuts["/m.onnx"] = [400_000]
-    site.statuses["/m.onnx"] = []
+    # The first connection gains bytes, the second none.
+    site.cuts["/m.onnx"] = [400_000, 0]
     with pytest.raises(SourceError, match="attempts in a row") as caught:
-        site.statuses["/m.onnx"] = [503]
-        download(f"{site.url}/m.onnx", _options(attempts=1))
-    assert "check the address" in caught.value.hint
-    with pytest.raises(SourceError) as caught:
-        # The first connection gains bytes, the second none.
-        site.cuts["/m.onnx"] = [400_000, 0]
         download(f"{site.url}/m.onnx", _options(attempts=1))
     assert "goes on from there" in caught.value.hint
     assert _blobs() == []
@@ -173,7 +166,7 @@ def test_silent_server_is_given_up(site, monkeypatch):
     monkeypatch.setenv("RUNOFF_DOWNLOAD_TIMEOUT_S", "0.2")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/m.onnx"
-        with pytest.raises(SourceError, match="timed out|no byte"):
+        with pytest.raises(SourceError, match=r"timed out|no byte"):
             download(url, _options(attempts=1))
 
 
@@ -189,7 +182,9 @@ def test_offline_uses_the_cache_and_never_the_network(site):
 
 
 def test_one_transfer_is_enough_when_two_processes_ask_at_once(site):
-    code = "import sys; from runoff.models.download import *; print(download(sys.argv[1], DownloadOptions(sys.argv[2])))"
+    code = (
+        "import sys; from runoff.models.download import *; print(download(sys.argv[1], DownloadOptions(sys.argv[2])))"
+    )
     command = [sys.executable, "-c", code, f"{site.url}/m.onnx", DIGEST]
     asking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = {process.communicate(timeout=60)[0] for process in asking}
@@ -210,7 +205,7 @@ except ModelError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, f"{site.url}/m.onnx"], stdout=subprocess.PIPE, text=True, check=True, env=os.environ
+        [sys.executable, "-c", code, f"{site.url}/m.onnx"], stdout=subprocess.PIPE, text=True, check=True
     )
     assert "File too large" in done.stdout
     assert "runoff cache prune" in done.stdout

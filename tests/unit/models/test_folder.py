@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fakes.model_files import make_folder, package_of, unwritable
 
+from fakes.model_files import make_folder, package_of, unwritable
+from runoff import settings
 from runoff.errors import DigestMismatch, FolderBusy, ManifestInvalid, ModelError, ModelNotFound, PathEscapes
 from runoff.models.folder import (
     add_package,
@@ -28,7 +29,7 @@ from runoff.models.folder import (
 )
 from runoff.models.manifest import Fidelity, FileEntry
 
-_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+_ENVIRONMENT = settings.child_environment(PYTHONPATH=str(Path(__file__).parents[2]))
 
 
 def _run(code: str, *arguments: object) -> subprocess.Popen[str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
 from fakes.hub import fetched, publish
 from fakes.model_files import make_folder, safetensors_bytes
 from fakes.web import serve
-
+from runoff import settings
 from runoff.errors import ModelError
 from runoff.models.hub import choose_files, parse_hub_id
 
@@ -49,14 +49,13 @@ def site():
 @pytest.fixture
 def find(site, tmp_path):
     def call(model: str, **options: object) -> dict[str, str]:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": site.url,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "RUNOFF_CACHE": str(tmp_path / "cache"),
-        }
+        environment = settings.child_environment(
+            HF_ENDPOINT=site.url,
+            HF_HOME=str(tmp_path / "hf"),
+            HF_HUB_DISABLE_XET="1",
+            HF_HUB_DISABLE_PROGRESS_BARS="1",
+            RUNOFF_CACHE=str(tmp_path / "cache"),
+        )
         done = subprocess.run(
             [sys.executable, "-c", _FIND, model, json.dumps(options)],
             env=environment,
@@ -70,6 +69,10 @@ def find(site, tmp_path):
     return call
 
 
+def _files(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 def test_only_the_needed_files_are_fetched_when_there_is_no_manifest(site, find):
     publish(site, "org/bert", _BERT)
     found = find("org/bert")
@@ -80,7 +83,9 @@ def test_only_the_needed_files_are_fetched_when_there_is_no_manifest(site, find)
 
 def test_the_files_of_the_manifest_are_fetched_when_there_is_one(site, find, tmp_path):
     made = make_folder(tmp_path / "m")
-    files = {path.relative_to(made.root).as_posix(): path.read_bytes() for path in made.root.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(made.root).as_posix(): path.read_bytes() for path in made.root.rglob("*") if path.is_file()
+    }
     publish(site, "org/tiny", {**files, "training.log": b"x" * 100})
     found = find("org/tiny")
     root = Path(found["path"])
@@ -91,7 +96,9 @@ def test_the_files_of_the_manifest_are_fetched_when_there_is_one(site, find, tmp
 
 def test_folder_is_refused_when_a_file_on_the_hub_is_not_the_one_of_the_manifest(site, find, tmp_path):
     made = make_folder(tmp_path / "m")
-    files = {path.relative_to(made.root).as_posix(): path.read_bytes() for path in made.root.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(made.root).as_posix(): path.read_bytes() for path in made.root.rglob("*") if path.is_file()
+    }
     publish(site, "org/tiny", {**files, "labels.txt": b"a\nc\n"})
     assert find("org/tiny")["error"] == "DigestMismatch"
     assert not list((tmp_path / "cache" / "models").iterdir())
@@ -110,7 +117,9 @@ def test_offline_answers_from_the_cache_of_the_library(site, find, tmp_path):
     assert find("org/bert", offline=True)["error"] == "SourceError"
     publish(site, "org/bert", _BERT)
     made = make_folder(tmp_path / "m")
-    files = {path.relative_to(made.root).as_posix(): path.read_bytes() for path in made.root.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(made.root).as_posix(): path.read_bytes() for path in made.root.rglob("*") if path.is_file()
+    }
     publish(site, "org/tiny", files)
     online = [find("org/bert"), find("org/tiny")]
     count = len(site.requests)
@@ -161,8 +170,13 @@ def test_repository_is_refused_when_its_weights_are_pickles(site, find):
         (["model.safetensors", "consolidated.safetensors"], ["model.safetensors"]),
         (["weights.safetensors"], ["weights.safetensors"]),
         (
-            ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-            + ["consolidated-00001-of-00002.safetensors", "model.fp16.safetensors"],
+            [
+                "model.safetensors.index.json",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "consolidated-00001-of-00002.safetensors",
+                "model.fp16.safetensors",
+            ],
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
         ),
     ],

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fakes.model_files import make_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.model_files import make_folder
 from runoff.errors import ManifestInvalid, PathEscapes, RunoffError
 from runoff.models.folder import resolve
 from runoff.models.manifest import check_path, dump_manifest, parse_manifest
@@ -106,7 +106,21 @@ def test_manifest_is_refused_when_it_is_nested_without_end(data):
         parse_manifest(text.replace('"here"', deep).encode())
 
 
-_ESCAPES = ["/etc/passwd", "../x", "a/../../x", "a/..", ".", "", "a//b", "./a", "a/", "C:/x", "a\\b", "a\0b", "~/../x/.."]
+_ESCAPES = [
+    "/etc/passwd",
+    "../x",
+    "a/../../x",
+    "a/..",
+    ".",
+    "",
+    "a//b",
+    "./a",
+    "a/",
+    "C:/x",
+    "a\\b",
+    "a\0b",
+    "~/../x/..",
+]
 
 
 @pytest.mark.parametrize("path", _ESCAPES)
@@ -123,7 +137,9 @@ def test_parsing_random_bytes_raises_only_our_errors(data):
         parse_manifest(data)
 
 
-_PARTS = st.one_of(st.sampled_from(["..", ".", "", "a", "b.onnx", "\\", "C:", "\0", "~", "…", " "]), st.text(max_size=4))
+_PARTS = st.one_of(
+    st.sampled_from(["..", ".", "", "a", "b.onnx", "\\", "C:", "\0", "~", "…", " "]), st.text(max_size=4)
+)
 
 
 @given(parts=st.lists(_PARTS, max_size=6), absolute=st.booleans())

@@ -1,0 +1,102 @@
+"""The outcome of a race in one sentence: the winner, its figure, and how it compares with the reference.
+
+Knows the decision's ranking; claims no difference that is within the noise, and says when nothing was measured.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from runoff.race.decide import UNITS, Objective, Ranked
+from runoff.race.figures import rounded
+from runoff.race.run import RaceResult
+from runoff.race.standings import decisive_batch, plain_reference, winner_entrant
+
+_COMPARED: dict[Objective, str] = {
+    "latency": "times as fast as",
+    "throughput": "times the throughput of",
+    "cold-start": "times as fast to start as",
+    "memory": "times the memory of",
+    "size": "times the size of",
+}
+_ABOUT: dict[Objective, str] = {
+    "cold-start": "from process start to first output",
+    "memory": "of memory at the peak",
+    "size": "on disk",
+}
+
+
+class Headline(msgspec.Struct, frozen=True):
+    """A sentence in two parts, so that its subject can be set apart; joined by a space it reads as one.
+
+    Attributes:
+        ratio: of the winner to the reference's plain candidate, in the words of the objective; None without one.
+    """
+
+    subject: str
+    predicate: str
+    ratio: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.predicate}"
+
+
+def headline(result: RaceResult) -> Headline:
+    """The outcome in one sentence, or two when there is a tie."""
+    decision = result.decision
+    if decision.chosen is None:
+        return Headline("No candidate is eligible:", "every one was rejected, each for the reason below.")
+    winner = decision.ranking[0]
+    if winner.figure is None:
+        why = "is guessed by the documented order: no candidate that was measured here is eligible."
+        return Headline(decision.chosen.id, why)
+    reference = plain_reference(result)
+    ratio = None if reference is None else _ratio(winner, reference, decision.wish.objective)
+    sentence = f"wins with {_figure(winner, result)}{_comparison(winner, reference, ratio, result)}."
+    rivals = [ranked.candidate.id for ranked in decision.ranking[1:] if ranked.tied]
+    if winner.tied and rivals:
+        sentence += (
+            f" The difference to {_listing(rivals)} is within the noise: smaller memory, then faster start, settled it."
+        )
+    return Headline(decision.chosen.id, sentence, ratio)
+
+
+def _figure(winner: Ranked, result: RaceResult) -> str:
+    objective = result.decision.wish.objective
+    about = _ABOUT.get(objective)
+    if about is None:
+        spread = f", ±{winner.spread * 100:.1f} %" if winner.spread is not None else ""
+        about = f"at batch {_batch(winner, result)} (median{spread})"
+    return f"{rounded(winner.figure or 0.0)} {UNITS[objective]} {about}"
+
+
+def _batch(winner: Ranked, result: RaceResult) -> int:
+    """The batch size of the figure: for throughput the one at which it was reached."""
+    entrant = winner_entrant(result)
+    if result.decision.wish.objective == "throughput" and result.decision.wish.batch_size is None and entrant:
+        timed = [timing for timing in entrant.timings if timing.turns]
+        return max(timed, key=lambda timing: timing.items_per_s).batch
+    return decisive_batch(result)
+
+
+def _comparison(winner: Ranked, reference: Ranked | None, ratio: float | None, result: RaceResult) -> str:
+    if reference is None or ratio is None:
+        return "; the reference's plain candidate has no figure to compare with"
+    name = f"{reference.candidate.id}, the reference's plain candidate"
+    if reference.candidate.id == winner.candidate.id:
+        return "; it is the reference's own plain candidate"
+    if winner.tied and reference.tied:
+        return f", within the noise of {name} ({ratio:.2f} {_COMPARED[result.decision.wish.objective]} it)"
+    return f", {rounded(ratio)} {_COMPARED[result.decision.wish.objective]} {name}"
+
+
+def _ratio(winner: Ranked, reference: Ranked, objective: Objective) -> float | None:
+    """How many times as fast, or as large: speeds and times are turned so that more is faster."""
+    own, other = winner.figure, reference.figure
+    if not own or not other:
+        return None
+    return other / own if objective in ("latency", "cold-start") else own / other
+
+
+def _listing(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
