@@ -101,7 +101,8 @@ class AutoModel:
         from runoff.models.description import describe_model
         from runoff.models.sources import find_source
 
-        return describe_model(find_source(model, source or SourceOptions()).path)
+        path = find_source(model, source or SourceOptions()).path
+        return describe_model(path, lambda format_id: [row.id for row in table.backends_for(format_id)])
 
     @staticmethod
     def list_models() -> list[ListedModel]:

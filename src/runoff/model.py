@@ -6,7 +6,7 @@ Knows a session, its task and the decision that chose it; how it was found and c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,8 +22,6 @@ from runoff.race.explain import explain
 from runoff.tasks.base import Task, answer, task_for
 from runoff.tasks.predictions import Prediction
 from runoff.types import DType, Signature
-
-_FLOATS = (DType.FP64, DType.FP32, DType.FP16, DType.BF16)
 
 
 class NotANumberWarning(UserWarning):
@@ -49,7 +47,9 @@ class Model:
         self._decision = decision
         self._candidate = candidate
         self._task: Task | None = None
-        self._float_inputs = [spec.name for spec in session.signature.inputs if spec.dtype in _FLOATS]
+        self._may_be_nan = [
+            (spec.name, _NAN_TESTS[spec.dtype]) for spec in session.signature.inputs if spec.dtype in _NAN_TESTS
+        ]
         self._run = session.run
 
     @property
@@ -83,9 +83,8 @@ class Model:
             SessionClosed: the model was closed.
         """
         outputs = self._run(inputs)
-        for name in self._float_inputs:
-            # One pass that no NaN survives; an overflow only costs the exact look.
-            if not np.add.reduce(inputs[name], axis=None) < np.inf:
+        for name, has_nan in self._may_be_nan:
+            if has_nan(inputs[name]):
                 _report_nan(name, inputs[name])
         return outputs
 
@@ -121,6 +120,25 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model {self._folder.manifest.name!r} running {self._candidate.id}>"
+
+
+def _has_nan(array: Array) -> bool:
+    """One fast pass without a copy: the maximum of anything and NaN is NaN, the only value that is not itself."""
+    top = np.maximum.reduce(array, axis=None, initial=-np.inf)
+    return bool(top != top)  # noqa: PLR0124
+
+
+def _has_nan_above(infinity: int) -> Callable[[Array], bool]:
+    """A test for 16-bit floats, whose bits are many times faster to compare than their values."""
+    return lambda array: bool(np.max(array.view(np.uint16) & 0x7FFF, initial=0) > infinity)
+
+
+_NAN_TESTS: dict[DType, Callable[[Array], bool]] = {
+    DType.FP64: _has_nan,
+    DType.FP32: _has_nan,
+    DType.FP16: _has_nan_above(0x7C00),
+    DType.BF16: _has_nan_above(0x7F80),
+}
 
 
 def _report_nan(name: str, array: Array) -> None:

@@ -121,7 +121,7 @@ class InputCheck:
                     )
                 if sizes.setdefault(label, size) != size:
                     raise InputError(
-                        f"input {name!r} has shape {list(shape)}: {label} is {size} here, {sizes[label]} in another input"
+                        f"input {name!r} has shape {list(shape)}: {label} is {size} here, {sizes[label]} elsewhere"
                     )
 
     def _wrong_names(self, inputs: Arrays) -> InputError:

@@ -58,27 +58,25 @@ def open_ledger(
 
     A record holds for the same fingerprint, model and settings; entrants whose package files changed are dropped.
     """
-    root, fingerprint, model = folder.root, environment.fingerprint, folder.digest()
+    root, fingerprint = folder.root, environment.fingerprint
+    part, finished = part_path(root, fingerprint), record_path(root, fingerprint)
     notes: list[str] = []
-    if not fresh:
-        part, finished = part_path(root, fingerprint), record_path(root, fingerprint)
-        for path, word in ((part, "resumed an interrupted race"), (finished, "reused the record of an earlier race")):
-            found = read_record(path)
-            if found is None or found.model_sha256 != model or found.fingerprint != fingerprint:
-                continue
-            if found.settings != settings:
-                notes.append("raced again: batch sizes or inputs differ from those of the record")
-                continue
-            kept = tuple(entrant for entrant in found.entrants if _holds(entrant, folder))
-            return Ledger(root, msgspec.structs.replace(found, entrants=kept, unmade={})), [word]
-        notes += _why_invalid(folder, environment)
+    if fresh:
+        part.unlink(missing_ok=True)
     else:
-        part_path(root, fingerprint).unlink(missing_ok=True)
+        words = {part: "resumed an interrupted race", finished: "reused the record of an earlier race"}
+        found = {path: record for path in words if (record := _read_own(path, folder, environment))}
+        for path, old in found.items():
+            if old.settings == settings:
+                kept = tuple(entrant for entrant in old.entrants if _holds(entrant, folder))
+                return Ledger(root, msgspec.structs.replace(old, entrants=kept, unmade={}, notes=())), [words[path]]
+        differs = ["raced again: batch sizes or inputs differ from those of the record"]
+        notes = differs if found else _why_invalid(folder, environment)
     record = Record(
         schema=SCHEMA,
         fingerprint=fingerprint,
         facts=dict(environment.fingerprint_facts()),
-        model_sha256=model,
+        model_sha256=folder.digest(),
         settings=settings,
         raced_at=_now(),
     )
@@ -87,12 +85,8 @@ def open_ledger(
 
 def find_record(folder: ModelFolder, environment: Environment) -> tuple[Record | None, list[str]]:
     """The finished record of a model for this environment, or None and what changed since the last one."""
-    record = read_record(record_path(folder.root, environment.fingerprint))
-    if record is not None and record.fingerprint == environment.fingerprint:
-        if record.model_sha256 == folder.digest():
-            return record, []
-        return None, ["the record of an earlier race is of another model: race again"]
-    return None, _why_invalid(folder, environment)
+    record = _read_own(record_path(folder.root, environment.fingerprint), folder, environment)
+    return (record, []) if record else (None, _why_invalid(folder, environment))
 
 
 def whole_rounds(entrant: Entrant, rounds: int) -> Entrant:
@@ -109,7 +103,18 @@ def _holds(entrant: Entrant, folder: ModelFolder) -> bool:
     return entry is not None and package_sha256(entry) == entrant.package_sha256
 
 
+def _read_own(path: Path, folder: ModelFolder, environment: Environment) -> Record | None:
+    """The record at a path if it is of this model under this fingerprint."""
+    record = read_record(path)
+    if record is None or record.fingerprint != environment.fingerprint or record.model_sha256 != folder.digest():
+        return None
+    return record
+
+
 def _why_invalid(folder: ModelFolder, environment: Environment) -> list[str]:
+    """What to say of the records that are there and do not hold."""
+    if read_record(record_path(folder.root, environment.fingerprint)) is not None:
+        return ["the record of an earlier race is of another model"]
     newest = next(other_records(folder.root, environment.fingerprint), None)
     if newest is None:
         return []

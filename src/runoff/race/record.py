@@ -176,14 +176,19 @@ def thin(samples_ms: Sequence[float]) -> tuple[float, ...]:
     return tuple(ordered[round(index * step)] for index in range(_KEPT_SAMPLES))
 
 
+def records_folder(root: Path) -> Path:
+    """The folder of all records in a model folder."""
+    return root / "records"
+
+
 def record_path(root: Path, fingerprint: str) -> Path:
     """Where the record of a fingerprint lies in a model folder."""
-    return root / "records" / f"{fingerprint[:16]}.json"
+    return records_folder(root) / f"{fingerprint[:16]}.json"
 
 
 def part_path(root: Path, fingerprint: str) -> Path:
     """Where a race in progress keeps what it has found so far."""
-    return root / "records" / f"{fingerprint[:16]}.part.json"
+    return records_folder(root) / f"{fingerprint[:16]}.part.json"
 
 
 def read_record(path: Path) -> Record | None:
@@ -210,7 +215,7 @@ def write_record(path: Path, record: Record) -> None:
 
 def other_records(root: Path, fingerprint: str) -> Iterator[Record]:
     """Finished records of other fingerprints, newest first."""
-    paths = [path for path in (root / "records").glob("*.json") if not path.name.endswith(".part.json")]
+    paths = [path for path in records_folder(root).glob("*.json") if not path.name.endswith(".part.json")]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         record = read_record(path)
         if record is not None and record.fingerprint != fingerprint:

@@ -14,20 +14,22 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from runoff import settings as runoff_settings
 from runoff.backends import table
 from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import RaceError
 from runoff.models.folder import ModelFolder, folder_lock, read_folder, update_package
-from runoff.models.staging import staging
-from runoff.race.candidates import Candidate, list_candidates
+from runoff.models.staging import remove_stale, staging
+from runoff.race.candidates import Candidate, list_candidates, make_candidate
 from runoff.race.check import Checker
 from runoff.race.contestant import Contestant
-from runoff.race.decide import Decision, decide
+from runoff.race.decide import Decision, decide, outside_contract
+from runoff.race.fidelity import Contract
 from runoff.race.inputs import RaceInputs, find_inputs, golden_inputs
 from runoff.race.ledger import Ledger, open_ledger
 from runoff.race.make import make_packages
 from runoff.race.options import Event, Listener, RaceOptions, silent
-from runoff.race.record import Entrant, RaceSettings, Record
+from runoff.race.record import Bounds, Entrant, RaceSettings, Record, records_folder
 from runoff.race.rounds import Stable, Timer, batches_of, rounds_done
 
 _CONTENDER_FACTOR = 1.5
@@ -66,12 +68,16 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         folder = read_folder(folder.root)
         inputs = find_inputs(folder, options)
         settings = RaceSettings(options.batches, inputs.name, inputs.samples)
+        remove_stale(folder.root)
+        remove_stale(records_folder(folder.root))
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
         folder, unmade = make_packages(folder, environment, options.backends, listener)
         ledger.change(lambda record: msgspec.structs.replace(record, unmade=unmade))
         candidates = _candidates(folder, environment, options)
+        bounds = Bounds(_memory_limit(options), runoff_settings.worker_timeout_s())
         with staging(folder.root) as work, ExitStack() as stack:
-            _Race(folder, options, listener, ledger, work, stack).run(candidates, inputs)
+            race = _Race(folder, options, listener, ledger, work, bounds, stack)
+            race.run(candidates, _reference_candidate(folder, environment, options), inputs)
         record = ledger.finish()
         folder = _write_fidelity(folder, record)
     listener(Event("done", "recorded"))
@@ -88,36 +94,42 @@ class _Race:
     listener: Listener
     ledger: Ledger
     work: Path
+    bounds: Bounds
     stack: ExitStack
 
-    def run(self, candidates: Sequence[Candidate], inputs: RaceInputs) -> None:
-        newcomers = [candidate for candidate in candidates if self._is_unfinished(candidate)]
-        if not newcomers:
-            return
+    def run(self, candidates: Sequence[Candidate], reference: Candidate | None, inputs: RaceInputs) -> None:
+        """Check and time what the ledger lacks.
+
+        Args:
+            candidates: those that compete.
+            reference: what the others are compared with; it need not be one of them. None where it cannot run.
+            inputs: what is computed.
+        """
         stable = Stable.within_available_memory()
         self.stack.callback(stable.close)
-        unchecked = [candidate for candidate in newcomers if not _is_checked(self.ledger, candidate)]
+        unchecked = [candidate for candidate in candidates if self._is_unchecked(candidate)]
         if unchecked:
-            self._check(unchecked, candidates, inputs, stable)
-        again = self._contenders() if len(newcomers) < len(candidates) else []
-        timed = [candidate.id for candidate in newcomers if self._can_run(candidate.id)]
-        for name in again:
-            entrant = self.ledger.record.entrant(name)
-            if entrant is not None and name not in timed:
+            self._check(unchecked, reference, inputs, stable)
+        timed = [candidate.id for candidate in candidates if self._is_untimed(candidate)]
+        if not timed:
+            return
+        competing = {candidate.id for candidate in candidates}
+        for entrant in self._contenders():
+            name = entrant.candidate.id
+            if name in competing and name not in timed:
                 self.ledger.put(msgspec.structs.replace(entrant, timings=(), retired=None))
                 timed.append(name)
-        timer = Timer(self.folder, self.options, inputs, self.work, self.ledger, self.listener, self._open)
+        timer = Timer(self.folder, self.options, inputs, self.work, self.ledger, self.listener, self.bounds, self._open)
         timer.run(timed, stable)
 
     def _check(
-        self, unchecked: Sequence[Candidate], everyone: Sequence[Candidate], inputs: RaceInputs, stable: Stable
+        self, unchecked: Sequence[Candidate], reference: Candidate | None, inputs: RaceInputs, stable: Stable
     ) -> None:
-        checker = Checker(
-            self.folder, inputs, self.work, max(self.options.batches), self.options.batches[0], self._memory_limit()
-        )
-        first = self._find_reference(checker, everyone, stable)
+        batches = self.options.batches
+        checker = Checker(self.folder, inputs, self.work, max(batches), batches[0], self.bounds)
+        self._find_reference(checker, reference, reference in unchecked, stable)
         for place, candidate in enumerate(unchecked):
-            if candidate == first:
+            if candidate == reference:
                 continue
             self.listener(Event("check", candidate.id, place, len(unchecked)))
             self._settle(*checker.check(candidate), stable)
@@ -128,20 +140,20 @@ class _Race:
         if contestant is not None:
             stable.keep(contestant, entrant)
 
-    def _find_reference(self, checker: Checker, everyone: Sequence[Candidate], stable: Stable) -> Candidate | None:
-        """Set the outputs that the others are compared with; answers the reference candidate if they are its own."""
-        plain = [c for c in everyone if c.package_id == self.folder.manifest.reference and not c.variant]
+    def _find_reference(self, checker: Checker, candidate: Candidate | None, is_newcomer: bool, stable: Stable) -> None:
+        """Set the outputs that the others are compared with: the reference's, else the golden ones."""
         why = "its backend is not installed"
-        for candidate in plain[:1]:
+        if candidate is not None:
             self.listener(Event("check", f"{candidate.id}, the reference"))
             entrant, contestant = checker.check(candidate)
+            if is_newcomer:
+                self._settle(entrant, contestant, stable)
+            elif contestant is not None:
+                # It was only opened to compare newcomers with: what is known of it holds.
+                contestant.close()
             if entrant.failure is None:
-                old = self.ledger.record.entrant(candidate.id)
-                # Its earlier turns hold when it was only opened again to compare newcomers with.
-                timings = old.timings if old else ()
-                self._settle(msgspec.structs.replace(entrant, timings=timings), contestant, stable)
                 self._set_reference_metric(entrant)
-                return candidate
+                return
             why = entrant.failure
         golden = golden_inputs(self.folder)
         if golden is None:
@@ -152,7 +164,6 @@ class _Race:
         checker.inputs, checker.reference = golden
         note = f"the reference cannot run here ({why}): checked against the golden pair"
         self.ledger.change(lambda record: msgspec.structs.replace(record, notes=(note,)))
-        return None
 
     def _set_reference_metric(self, reference: Entrant) -> None:
         metric = reference.fidelity.metric if reference.fidelity else {}
@@ -161,7 +172,7 @@ class _Race:
     def _open(self, entrant: Entrant) -> Contestant:
         """Open a candidate that was checked before."""
         package = self.folder.package(entrant.candidate.package_id)
-        contestant = Contestant(package, entrant.candidate, self._memory_limit())
+        contestant = Contestant(package, entrant.candidate, self.bounds)
         try:
             contestant.open()
         except BaseException:
@@ -169,35 +180,55 @@ class _Race:
             raise
         return contestant
 
-    def _is_unfinished(self, candidate: Candidate) -> bool:
-        """Whether the record lacks the candidate's check or some of its rounds."""
+    def _is_unchecked(self, candidate: Candidate) -> bool:
+        """Whether the record has no check of the candidate, or one that failed within narrower bounds than today's."""
         entrant = self.ledger.record.entrant(candidate.id)
-        if entrant is None:
-            return True
-        if entrant.failure is not None or entrant.retired is not None:
+        if entrant is None or entrant.failure is None:
+            return entrant is None or entrant.fidelity is None
+        within = entrant.failed_within
+        return within is not None and (
+            self.bounds.memory_bytes > within.memory_bytes or self.bounds.silence_s > within.silence_s
+        )
+
+    def _is_untimed(self, candidate: Candidate) -> bool:
+        """Whether a candidate that is right lacks some of its rounds."""
+        entrant = self.ledger.record.entrant(candidate.id)
+        if entrant is None or entrant.failure is not None or entrant.retired is not None:
             return False
         batches = batches_of(self.folder.package(candidate.package_id).entry, self.options)
-        return rounds_done(entrant, batches) < self.options.rounds
+        return rounds_done(entrant, batches) < self.options.rounds and self._is_right(entrant)
 
-    def _can_run(self, name: str) -> bool:
-        entrant = self.ledger.record.entrant(name)
-        return entrant is not None and entrant.failure is None
+    def _is_right(self, entrant: Entrant) -> bool:
+        """Whether an entrant is within the contract of this race, or the one that a caller has without naming any."""
+        record, reference = self.ledger.record, self.folder.manifest.reference
+        contracts = (self.options.contract, Contract())
+        return any(outside_contract(entrant, record, reference, contract) is None for contract in contracts)
 
-    def _contenders(self) -> list[str]:
-        """Finished candidates that are close to the best of them."""
+    def _contenders(self) -> list[Entrant]:
+        """Timed entrants that are close to the best of those that run at the same precision."""
         batch = self.options.batches[0]
         p50 = {
-            e.candidate.id: t.p50_ms for e in self.ledger.record.entrants if not e.failure and (t := e.timing(batch))
+            entrant.candidate.id: timing.p50_ms
+            for entrant in self.ledger.record.entrants
+            if entrant.failure is None and (timing := entrant.timing(batch))
         }
-        best = min(p50.values(), default=0.0)
-        return [name for name, value in p50.items() if value <= best * _CONTENDER_FACTOR]
+        timed = [entrant for entrant in self.ledger.record.entrants if entrant.candidate.id in p50]
+        best = {
+            runs_at: min(p50[entrant.candidate.id] for entrant in timed if entrant.runs_at == runs_at)
+            for runs_at in {entrant.runs_at for entrant in timed}
+        }
+        return [e for e in timed if p50[e.candidate.id] <= best[e.runs_at] * _CONTENDER_FACTOR]
 
-    def _memory_limit(self) -> int:
-        total = int(psutil.virtual_memory().total * _MEMORY_LIMIT_SHARE)
-        return min(total, self.options.max_memory_bytes or total)
+
+def _memory_limit(options: RaceOptions) -> int:
+    total = int(psutil.virtual_memory().total * _MEMORY_LIMIT_SHARE)
+    return min(total, options.max_memory_bytes or total)
 
 
 def _check_options(options: RaceOptions) -> None:
+    for name in ("samples", "rounds"):
+        if getattr(options, name) < 1:
+            raise RaceError(f"{name} is {getattr(options, name)}, expected a number from 1")
     if not options.batches or min(options.batches) < 1:
         raise RaceError(f"batch sizes are {list(options.batches)}, expected numbers from 1")
     if options.num_threads is not None and (not options.num_threads or min(options.num_threads) < 1):
@@ -208,19 +239,30 @@ def _check_options(options: RaceOptions) -> None:
 
 def _candidates(folder: ModelFolder, environment: Environment, options: RaceOptions) -> list[Candidate]:
     """Candidates whose library is installed; the others are known to `decide` as rejected."""
-    cores = environment.cpu.usable_cores
-    threads = options.num_threads or tuple(dict.fromkeys((cores, 1)))
     backends = {table.row(name).id for name in options.backends} if options.backends else None
     rows = table.rows()
     usable = [
         entry
         for entry in folder.manifest.packages
         if entry.backend in rows
-        and (backends is None or entry.backend in backends or entry.id == folder.manifest.reference)
+        and (backends is None or entry.backend in backends)
         and _is_installed(rows[entry.backend].library, environment)
         and (entry.batch == "dynamic" or entry.batch in options.batches)
     ]
-    return list_candidates(usable, threads, options.device, options.candidates)
+    return list_candidates(usable, _threads(environment, options), options.device, options.candidates)
+
+
+def _reference_candidate(folder: ModelFolder, environment: Environment, options: RaceOptions) -> Candidate | None:
+    """The plain candidate of the reference, whether it competes or not; None where its library is missing."""
+    entry = folder.reference.entry
+    row = table.rows().get(entry.backend)
+    if row is None or not _is_installed(row.library, environment):
+        return None
+    return make_candidate(entry, row, row.variants[0], _threads(environment, options)[0], options.device)
+
+
+def _threads(environment: Environment, options: RaceOptions) -> tuple[int, ...]:
+    return options.num_threads or tuple(dict.fromkeys((environment.cpu.usable_cores, 1)))
 
 
 def _is_installed(library: str | None, environment: Environment) -> bool:
@@ -228,11 +270,6 @@ def _is_installed(library: str | None, environment: Environment) -> bool:
         return True
     facts = environment.libraries.get(library)
     return facts is not None and facts.version is not None and facts.problem is None
-
-
-def _is_checked(ledger: Ledger, candidate: Candidate) -> bool:
-    entrant = ledger.record.entrant(candidate.id)
-    return entrant is not None and (entrant.failure is not None or entrant.fidelity is not None)
 
 
 def _write_fidelity(folder: ModelFolder, record: Record) -> ModelFolder:

@@ -125,7 +125,7 @@ def test_hint_is_to_fix_the_batch_when_the_module_knows_it_by_heart(tmp_path: Pa
 
 
 def test_hint_is_about_control_flow_when_it_depends_on_values(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="torch.export cannot capture Branching") as caught:
+    with pytest.raises(ExportError, match=r"torch\.export cannot capture Branching") as caught:
         runoff.package(Branching(), torch.ones(2, 4), tmp_path / "m")
     assert "torch.where" in (caught.value.hint or "")
 

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import runoff
+from fakes.networks import Mlp
+from runoff.cli.app import run
+from runoff.models.folder import ModelFolder, read_folder
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFolder:
+    monkeypatch.setenv("RUNOFF_CACHE", str(tmp_path / "cache"))
+    return runoff.package(Mlp(), torch.ones(2, 4), tmp_path / "mlp")
+
+
+def _exit_code(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        run(["export", *arguments])
+    return caught.value.code
+
+
+def test_formats_are_made_and_listed_and_found_again(model: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(str(model.root), "--to", "onnx,openvino") == 0
+    printed = capsys.readouterr()
+    assert "onnx-fp32" in printed.out and "openvino-fp32" in printed.out
+    assert "torch-export at fp32 -> onnx at fp32" in printed.err
+    assert [package.id for package in read_folder(model.root).packages] == ["torch-fp32", "onnx-fp32", "openvino-fp32"]
+    assert _exit_code(str(model.root), "--to", "ort,ov", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [(row["package"], row["new"]) for row in data["made"]] == [("onnx-fp32", False), ("openvino-fp32", False)]
+    assert data["failed"] == []
+
+
+def test_one_failing_format_does_not_stop_the_others(model: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(str(model.root), "--to", "hf,openvino", "--json") == 1
+    data = json.loads(capsys.readouterr().out)
+    assert [row["package"] for row in data["made"]] == ["openvino-fp32"]
+    assert data["made"][0]["bytes"] == sum(
+        path.stat().st_size for path in Path(data["made"][0]["path"]).parent.iterdir()
+    )
+    assert [row["to"] for row in data["failed"]] == ["hf"]
+    assert data["failed"][0]["hint"]
+
+
+def test_bare_file_is_adopted_and_exported(model: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(str(model.reference.main_file), "--to", "openvino", "--batch", "3", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [row["package"] for row in data["made"]] == ["openvino-fp32-b3"]
+    assert Path(data["folder"]) != model.root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "onix"], "did you mean 'onnx'?"),
+        (["--to", ","], "unknown format ','"),
+        (["--to", "onnx", "--precision", "fp99"], "unknown precision 'fp99'"),
+        (["--to", "onnx", "--batch", "none"], "--batch 'none' is neither"),
+        ([], "--to"),
+    ],
+)
+def test_usage_errors_are_told_apart(
+    model: ModelFolder, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert _exit_code(str(model.root), *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_model_that_is_not_there_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(str(tmp_path / "none.onnx"), "--to", "openvino") == 1
+    assert "none.onnx" in capsys.readouterr().err
+
+
+def test_interrupt_leaves_the_folder_as_it_was(model: ModelFolder) -> None:
+    command = [sys.executable, "-c", "from runoff.cli import main; main()", "export", str(model.root), "--to", "onnx"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not list(model.root.glob(".staging-*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in errors and "Traceback" not in errors
+    assert not list(model.root.glob(".staging-*"))
+    folder = read_folder(model.root)
+    assert [package.id for package in folder.packages] == ["torch-fp32"]
+    folder.reference.verify()
