@@ -175,9 +175,16 @@ def _listed(value: _Name | Sequence[_Name] | None) -> Sequence[_Name]:
 
 
 def _check_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    checked = {table.row(name).id: given for name, given in options.items()}
-    for name, given in checked.items():
-        table.check_options(name, given)
+    checked: dict[str, Mapping[str, Any]] = {}
+    for name, given in options.items():
+        backend_id = table.row(name).id
+        if not isinstance(given, Mapping):
+            raise UnknownName(
+                f"the options of backend {backend_id!r} are {given!r}, expected a mapping",
+                hint=f'options={{"{backend_id}": {{"name": value}}}}',
+            )
+        table.check_options(backend_id, given)
+        checked[backend_id] = {**checked.get(backend_id, {}), **given}
     return checked
 
 
@@ -201,6 +208,7 @@ def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Ma
             )
         final = msgspec.structs.replace(
             decision,
+            basis="measured" if ranked.figure is not None else "guessed",
             chosen=candidate,
             ranking=decision.ranking[place:],
             rejections=(*failed, *decision.rejections),

@@ -125,7 +125,7 @@ class Model:
 def _has_nan(array: Array) -> bool:
     """One fast pass without a copy: the maximum of anything and NaN is NaN, the only value that is not itself."""
     top = np.maximum.reduce(array, axis=None, initial=-np.inf)
-    return bool(top != top)  # noqa: PLR0124
+    return bool(top != top)
 
 
 def _has_nan_above(infinity: int) -> Callable[[Array], bool]:

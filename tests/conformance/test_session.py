@@ -198,7 +198,7 @@ def _bad_inputs(signature: Signature, good: dict[str, Array]) -> Iterator[tuple[
                 yield f"axis {axis} must be {dim}", {**good, spec.name: np.repeat(array, 2, axis)}
     if len(good) > 1:
         last = signature.inputs[-1].name
-        yield "in another input", {**good, last: np.repeat(good[last], 2, axis=0)}
+        yield "elsewhere", {**good, last: np.repeat(good[last], 2, axis=0)}
 
 
 def test_inputs_that_do_not_fit_are_refused(session: Session, net: Net) -> None:

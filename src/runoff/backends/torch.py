@@ -14,11 +14,12 @@ import torch
 import torch.utils._pytree as pytree
 from safetensors.torch import load_file
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+from torch.export.graph_signature import InputKind, TensorArgument
 
 from runoff.backends import table
 from runoff.backends.protocol import Session, SessionOptions
 from runoff.backends.torch_archive import check_archive
+from runoff.backends.torch_effects import keeps_state, writes_in_place
 from runoff.backends.torch_precision import convert_graph
 from runoff.backends.torch_session import (
     FLOATS,
@@ -113,12 +114,8 @@ def _open_export(package: Package, precision: Precision) -> _Opened:
     module = program.module()
     if precision != package.entry.precision:
         convert_graph(module, FLOATS[package.entry.precision], FLOATS[precision])
-    writes = {spec.kind for spec in program.graph_signature.output_specs}
     return _Opened(
-        module,
-        _by_structure(program),
-        OutputKind.USER_INPUT_MUTATION in writes,
-        "exclusive" if OutputKind.BUFFER_MUTATION in writes else "thread",
+        module, _by_structure(program), writes_in_place(module), "exclusive" if keeps_state(module) else "thread"
     )
 
 

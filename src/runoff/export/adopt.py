@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from runoff.models.manifest import (
     check_path,
 )
 from runoff.models.samples import batch_dimension, describe_samples
-from runoff.models.staging import write_atomically
+from runoff.models.staging import name_aside, remove, write_atomically
 from runoff.types import Precision, Signature
 
 GOLDEN_ROWS = 4
@@ -86,19 +87,46 @@ def adopt(path: Path, *, name: str | None = None, into: Path | None = None) -> M
             f"{path} holds weights without a network", hint="runoff.package(module, inputs, folder) takes an nn.Module"
         )
     digests = _digests(path, format_id)
-    identity = json.dumps([_SCHEME, format_id, name, sorted(digests.items())])
+    places = {_place(path, relative): relative for relative in digests}
+    identity = json.dumps([_SCHEME, format_id, name, [(place, digests[places[place]]) for place in sorted(places)]])
     root = into or adopted_folder(hashlib.sha256(identity.encode()).hexdigest())
 
     def fill(aside: Path) -> Manifest:
-        return _fill(aside, format_id, _base(path), list(digests), name or path.resolve().stem)
+        sources = {place: _base(path) / relative for place, relative in places.items()}
+        return _fill(aside, format_id, sources, name or path.resolve().stem)
 
     if into is None:
+        _discard_if_changed(root)
         return make_once(root, fill)
     if (into / MANIFEST_NAME).is_file():
         there = read_folder(into)
         if sorted(file.sha256 for file in there.reference.entry.files) == sorted(digests.values()):
             return there
     return create_folder(into, fill)
+
+
+def _place(path: Path, relative: str) -> str:
+    """What a file is called in the package: the main file has one name, so that the same content is the same model."""
+    if path.is_dir():
+        return relative
+    main = {path.name, path.with_suffix(".bin").name} if path.suffix == ".xml" else {path.name}
+    return f"model{Path(relative).suffix}" if relative in main else relative
+
+
+def _discard_if_changed(root: Path) -> None:
+    """Delete an adopted folder whose files were rewritten in place: a hard link shares their content."""
+    try:
+        adopted_ns = (root / MANIFEST_NAME).stat().st_mtime_ns
+        package = read_folder(root).reference
+        if all((root / file.path).stat().st_mtime_ns <= adopted_ns for file in package.entry.files):
+            return
+        package.verify()
+    except (OSError, ModelError):
+        if root.exists():
+            aside = name_aside(root.parent)
+            with suppress(OSError):
+                root.replace(aside)
+            remove(aside)
 
 
 def _base(path: Path) -> Path:
@@ -175,16 +203,16 @@ def _read_stamps(place: Path) -> list[_Stamp]:
         return []
 
 
-def _fill(aside: Path, format_id: str, base: Path, files: list[str], name: str) -> Manifest:
+def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> Manifest:
     """Link the files into an empty folder, let a worker read them, and describe them."""
     backend = _backend(format_id)
-    config = _config(base) if format_id == "hf" else {}
+    config = _config(sources["config.json"]) if format_id == "hf" else {}
     precision = _HF_PRECISIONS.get(str(config.get("dtype") or config.get("torch_dtype")), Precision.FP32)
-    for relative in files:
-        target = aside / _PLACE / relative
+    for place, source in sources.items():
+        target = aside / _PLACE / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(base / relative, target)
-    entries = tuple(describe_file(aside, f"{_PLACE}/{relative}") for relative in files)
+        link_or_copy(source, target)
+    entries = tuple(describe_file(aside, f"{_PLACE}/{place}") for place in sources)
     entry = PackageEntry(f"{backend}-{precision.value}", backend, format_id, precision, entries)
     (aside / "golden").mkdir()
     golden = ("golden/inputs.npz", "golden/outputs.npz")
@@ -237,8 +265,8 @@ def _batch(signature: Signature) -> Batch:
     return "dynamic"
 
 
-def _config(base: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((base / "config.json").read_bytes())
+def _config(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(path.read_bytes())
     return config
 
 

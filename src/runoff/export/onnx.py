@@ -58,7 +58,7 @@ def from_torch_export(source: Package, destination: Path, options: StepOptions) 
     model = converted.model
     _name_dimensions(model.graph, signature)
     _strip(model.graph)
-    opset = _save(model, destination)
+    opset = save_model(model, destination)
     versions = {"torch": str(torch.__version__), "onnxscript": onnxscript.__version__}
     return Made(MAIN_FILE, "torch.onnx", versions, {"opset": opset})
 
@@ -88,7 +88,7 @@ def to_fp16(source: Package, destination: Path, options: StepOptions) -> Made:
         raise ExportError(f"{source.id} cannot be converted to fp16: {type(error).__name__}: {error}") from error
     _name_dimensions(converted.graph, with_batch(source.signature, options.batch))
     _strip(converted.graph)
-    opset = _save(converted, destination)
+    opset = save_model(converted, destination)
     versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     return Made(MAIN_FILE, "onnxruntime.transformers.float16", versions, {"opset": opset})
 
@@ -172,14 +172,18 @@ def _strip(graph: Any) -> None:
     graph.metadata_props.clear()
 
 
-def _save(model: Any, destination: Path) -> int:
-    """Write and check a model; answers its opset."""
+def save_model(model: Any, destination: Path, limit_bytes: int = _PROTOBUF_LIMIT_BYTES) -> int:
+    """Write and check an `onnx_ir` model, its weights in a second file when they pass the limit; answers its opset.
+
+    Raises:
+        ExportError: the model is not valid.
+    """
     import onnx_ir as ir
 
     path = destination / MAIN_FILE
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     with quiet():
-        ir.save(model, path, external_data=_WEIGHTS_FILE if size > _PROTOBUF_LIMIT_BYTES else None)
+        ir.save(model, path, external_data=_WEIGHTS_FILE if size > limit_bytes else None)
     _check(path)
     return int(model.opset_imports[""])
 

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from runoff.backends import table
-from runoff.errors import InputError
-from runoff.models.arrays import Array, Arrays, write_npz
+from runoff.errors import BackendNotInstalled, InputError
+from runoff.models.arrays import Array, Arrays, dtype_name, write_npz
 from runoff.models.folder import ModelFolder, create_folder, describe_file, describe_tree
 from runoff.models.manifest import SCHEMA, Batch, Evaluation, FileEntry, Golden, MadeBy, Manifest, PackageEntry
+from runoff.types import Signature
 
 _PACK = "runoff.export.pack:pack"
+_PLACE = "packages/reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,42 +86,57 @@ def package(
     """
     options = options or PackagingOptions()
     root = Path(folder)
-    pack = table.load(_PACK)
+    for what, value in (("arguments", options.arguments), ("preprocess", options.preprocess)):
+        _check_plain(what, value)
+    try:
+        pack = table.load(_PACK)
+    except BackendNotInstalled as error:
+        raise BackendNotInstalled(
+            f"packaging a module needs PyTorch: {error.message}", hint="pip install 'runoff[torch]'"
+        ) from error
 
     def fill(aside: Path) -> Manifest:
-        staged = aside / "packages" / "reference"
-        staged.mkdir(parents=True)
-        packed = pack(module, inputs, staged, options)
-        (aside / "golden").mkdir()
-        package_id = f"torch-{packed.precision.value}"
-        staged = staged.rename(aside / "packages" / package_id)
-        entry = PackageEntry(
-            id=package_id,
-            backend="torch",
-            format=packed.format,
-            precision=packed.precision,
-            files=describe_tree(aside, staged, packed.made.main_file),
-            batch=options.batch,
-            requires=packed.made.requires,
-            made_by=MadeBy(packed.made.tool, versions=packed.made.versions),
-        )
-        return Manifest(
-            schema=SCHEMA,
-            name=name or root.resolve().name,
-            reference=entry.id,
-            signature=packed.signature,
-            packages=(entry,),
-            task=task,
-            preprocess=dict(options.preprocess),
-            labels=_write_labels(aside, options.labels),
-            golden=Golden(
-                _write_arrays(aside, "golden/inputs.npz", packed.inputs),
-                _write_arrays(aside, "golden/outputs.npz", packed.outputs),
-            ),
-            evaluation=_write_evaluation(aside, options.evaluation, [spec.name for spec in packed.signature.inputs]),
-        )
+        (aside / _PLACE).mkdir(parents=True)
+        manifest = _describe(aside, pack(module, inputs, aside / _PLACE, options), options)
+        return msgspec.structs.replace(manifest, name=name or root.resolve().name, task=task)
 
     return create_folder(root, fill)
+
+
+def _describe(aside: Path, packed: Any, options: PackagingOptions) -> Manifest:
+    """Write what goes beside the package, and the manifest of it all without the model's name and task."""
+    (aside / "golden").mkdir()
+    entry = PackageEntry(
+        id=f"torch-{packed.precision.value}",
+        backend="torch",
+        format=packed.format,
+        precision=packed.precision,
+        files=describe_tree(aside, aside / _PLACE, packed.made.main_file),
+        batch=options.batch,
+        requires=packed.made.requires,
+        made_by=MadeBy(packed.made.tool, versions=packed.made.versions),
+    )
+    return Manifest(
+        schema=SCHEMA,
+        name="",
+        reference=entry.id,
+        signature=packed.signature,
+        packages=(entry,),
+        preprocess=dict(options.preprocess),
+        labels=_write_labels(aside, options.labels),
+        golden=Golden(
+            _write_arrays(aside, "golden/inputs.npz", packed.inputs),
+            _write_arrays(aside, "golden/outputs.npz", packed.outputs),
+        ),
+        evaluation=_write_evaluation(aside, options.evaluation, packed.signature),
+    )
+
+
+def _check_plain(what: str, value: Mapping[str, Any]) -> None:
+    try:
+        msgspec.json.encode(dict(value))
+    except TypeError as error:
+        raise InputError(f"{what} must be data that JSON can hold: {error}") from error
 
 
 def _write_arrays(root: Path, relative: str, arrays: Arrays) -> FileEntry:
@@ -137,11 +155,12 @@ def _write_labels(root: Path, labels: Sequence[str] | None) -> FileEntry | None:
 
 
 def _write_evaluation(
-    root: Path, data: tuple[Mapping[str, Array], Array] | None, names: list[str]
+    root: Path, data: tuple[Mapping[str, Array], Array] | None, signature: Signature
 ) -> Evaluation | None:
     if data is None:
         return None
     inputs, labels = data
+    names = [spec.name for spec in signature.inputs]
     rows = {name: len(array) for name, array in inputs.items()}
     if sorted(rows) != sorted(names):
         raise InputError(f"the evaluation inputs are {', '.join(rows) or 'none'}, the model takes {', '.join(names)}")
@@ -149,6 +168,14 @@ def _write_evaluation(
         raise InputError(
             f"evaluation labels are {labels.dtype}{list(labels.shape)} for {rows} rows, expected one integer a row"
         )
+    for spec in signature.inputs:
+        array = inputs[spec.name]
+        # Rows are fed in pieces, so the first axis is free even where the model's batch is fixed.
+        fits = array.ndim == len(spec.shape) and all(
+            isinstance(dim, str) or dim == size for dim, size in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits or dtype_name(array.dtype) is not spec.dtype:
+            raise InputError(f"evaluation input {spec.name!r} is {array.dtype}{list(array.shape)}, expected {spec}")
     (root / "evaluation").mkdir()
     entry = _write_arrays(root, "evaluation/inputs.npz", dict(inputs))
     with (root / "evaluation/labels.npy").open("wb") as file:

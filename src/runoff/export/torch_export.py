@@ -24,7 +24,7 @@ from runoff.types import Signature
 MAIN_FILE = "model.pt2"
 TOOL = "torch.export"
 _EXAMPLE_ROWS = 3
-_EXAMPLE_SIZE = 24
+_EXAMPLE_SIZES = {"sequence": 24, "decoder_sequence": 20}
 
 
 def from_hf(source: Package, destination: Path, options: StepOptions) -> Made:
@@ -96,7 +96,7 @@ def recapture(
 
 def example(signature: Signature, options: StepOptions, limits: dict[str, int]) -> list[torch.Tensor]:
     """Example inputs in the signature's order; sizes that differ from each other keep dimensions apart."""
-    sizes = {"sequence": _EXAMPLE_SIZE, **options.sizes}
+    sizes = {**_EXAMPLE_SIZES, **options.sizes}
     rows = _EXAMPLE_ROWS if options.batch == "dynamic" else options.batch
     arrays = generate_inputs(signature, rows=rows, seed=0, sizes=sizes, limits=limits)
     return [to_tensor(array) for array in arrays.values()]

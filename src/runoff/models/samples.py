@@ -18,6 +18,8 @@ from runoff.types import DType, Signature, TensorSpec
 GENERATOR = "normal-v1"
 DEFAULT_SIZE = 32
 """Size of a named dimension that is not the batch and that nobody gave a size."""
+DEFAULT_SIZES = {"decoder_sequence": 16, "height": 224, "width": 256, "samples": 16000}
+"""The same for names whose meaning is known: pixels, and sound at 16 kHz."""
 DEFAULT_LIMIT = 100
 """Integers are drawn below it: small enough for any vocabulary."""
 
@@ -44,7 +46,7 @@ def generate_inputs(
         signature: its inputs are filled in order, so that a new output changes nothing.
         rows: size of the batch dimension; where the signature fixes it, the fixed size is used.
         seed: seed of the generator.
-        sizes: size of each other named dimension; 32 unless given.
+        sizes: size of each other named dimension; `DEFAULT_SIZES` and 32 unless given.
         limits: by input name, the integer that values stay below, such as {"input_ids": vocabulary size}.
 
     Raises:
@@ -52,7 +54,7 @@ def generate_inputs(
     """
     generator = np.random.default_rng(seed)
     batch = batch_dimension(signature)
-    known = dict(sizes or {})
+    known = {**DEFAULT_SIZES, **(sizes or {})}
     if batch is not None:
         known[batch] = rows
     arrays: dict[str, Array] = {}

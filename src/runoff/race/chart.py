@@ -95,7 +95,7 @@ def _decade_ticks(low: float, high: float, mantissas: Sequence[int], stride: int
 def _even_ticks(low: float, high: float, count: int) -> list[float]:
     rough = (high - low) / max(1, count)
     power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first = math.ceil(low / step)
     return [index * step for index in range(first, math.floor(high / step) + 1)]
 

@@ -89,4 +89,5 @@ def _tooltip(standing: Standing, figures: BatchFigures) -> str:
     }
     values = ", ".join(f"{name} {fixed(value, decimals)}" for name, value in named.items())
     spread = f", p50 ±{percent(figures.spread)} %" if figures.spread is not None else ""
-    return f"{standing.candidate_id} ({standing.verdict})\n{values} ms{spread}\n{figures.runs} runs in {figures.rounds} rounds"
+    timed = f"{figures.runs} runs in {figures.rounds} rounds"
+    return f"{standing.candidate_id} ({standing.verdict})\n{values} ms{spread}\n{timed}"

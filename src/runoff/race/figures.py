@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 MIB = 2**20
 _SIGNIFICANT = 3
 _MAX_DECIMALS = 4
+_MINUS = "\N{MINUS SIGN}"
 
 
 def decimals_for(values: Iterable[float | None], significant: int = _SIGNIFICANT) -> int:
@@ -55,8 +56,8 @@ def points(difference: float | None) -> str:
     """A difference of two fractions in percentage points, always with its sign unless it is none."""
     if difference is None:
         return MISSING
-    text = f"{difference * 100:+.2f}".replace("-", "−")
-    return "0.00" if text.strip("+−") == "0.00" else text
+    text = f"{difference * 100:+.2f}".replace("-", _MINUS)
+    return "0.00" if text.lstrip("+" + _MINUS) == "0.00" else text
 
 
 def mebibytes(size_bytes: int | None) -> float | None:

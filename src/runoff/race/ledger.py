@@ -69,7 +69,7 @@ def open_ledger(
         for path, old in found.items():
             if old.settings == settings:
                 kept = tuple(entrant for entrant in old.entrants if _holds(entrant, folder))
-                return Ledger(root, msgspec.structs.replace(old, entrants=kept, unmade={}, notes=())), [words[path]]
+                return Ledger(root, msgspec.structs.replace(old, entrants=kept, unmade={})), [words[path]]
         differs = ["raced again: batch sizes or inputs differ from those of the record"]
         notes = differs if found else _why_invalid(folder, environment)
     record = Record(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from runoff.models.folder import ModelFolder
 from runoff.models.manifest import PackageEntry
@@ -30,8 +29,6 @@ RETIRE_FACTOR = 2.5
 """After two rounds a candidate this much slower than the best of its precision at every batch size stops."""
 _CONTENDER_FACTOR = 1.25
 """While one of the candidates this close to the best is noisy, rounds go on."""
-_MEMORY_SHARE = 0.7
-"""The share of the available memory that the processes of one heat may hold together."""
 
 
 @dataclass(slots=True)
@@ -41,11 +38,6 @@ class Stable:
     budget_bytes: int
     members: dict[str, Contestant] = field(default_factory=dict)
     used_bytes: int = 0
-
-    @classmethod
-    def within_available_memory(cls) -> Stable:
-        """A stable that may hold a share of the memory that is free now."""
-        return cls(int(psutil.virtual_memory().available * _MEMORY_SHARE))
 
     def keep(self, contestant: Contestant, entrant: Entrant) -> bool:
         """Keep a process alive if it fits beside the others, else end it; whether it was kept."""

@@ -6,13 +6,12 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from runoff import settings as runoff_settings
 from runoff.backends import table
@@ -35,6 +34,9 @@ from runoff.race.rounds import Stable, Timer, batches_of, rounds_done
 _CONTENDER_FACTOR = 1.5
 """Beside a newcomer, those this close to the incumbent are timed again: absolute figures age."""
 _MEMORY_LIMIT_SHARE = 0.9
+"""The share of the memory that one candidate may use; it is stopped there before the machine is in trouble."""
+_HEAT_MEMORY_SHARE = 0.7
+"""The share of the available memory that the processes of one heat may hold together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,11 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         folder, unmade = make_packages(folder, environment, options.backends, listener)
         ledger.change(lambda record: msgspec.structs.replace(record, unmade=unmade))
         candidates = _candidates(folder, environment, options)
-        bounds = Bounds(_memory_limit(options), runoff_settings.worker_timeout_s())
+        bounds = Bounds(_memory_limit(environment, options), runoff_settings.worker_timeout_s())
+        stable = Stable(int(environment.memory.available_bytes * _HEAT_MEMORY_SHARE))
         with staging(folder.root) as work, ExitStack() as stack:
-            race = _Race(folder, options, listener, ledger, work, bounds, stack)
+            stack.callback(stable.close)
+            race = _Race(folder, options, listener, ledger, work, bounds, stable)
             race.run(candidates, _reference_candidate(folder, environment, options), inputs)
         record = ledger.finish()
         folder = _write_fidelity(folder, record)
@@ -95,7 +99,7 @@ class _Race:
     ledger: Ledger
     work: Path
     bounds: Bounds
-    stack: ExitStack
+    stable: Stable
 
     def run(self, candidates: Sequence[Candidate], reference: Candidate | None, inputs: RaceInputs) -> None:
         """Check and time what the ledger lacks.
@@ -105,49 +109,40 @@ class _Race:
             reference: what the others are compared with; it need not be one of them. None where it cannot run.
             inputs: what is computed.
         """
-        stable = Stable.within_available_memory()
-        self.stack.callback(stable.close)
         unchecked = [candidate for candidate in candidates if self._is_unchecked(candidate)]
         if unchecked:
-            self._check(unchecked, reference, inputs, stable)
+            self._check(unchecked, reference, inputs)
         timed = [candidate.id for candidate in candidates if self._is_untimed(candidate)]
         if not timed:
             return
-        competing = {candidate.id for candidate in candidates}
-        for entrant in self._contenders():
-            name = entrant.candidate.id
-            if name in competing and name not in timed:
-                self.ledger.put(msgspec.structs.replace(entrant, timings=(), retired=None))
-                timed.append(name)
+        timed += self._timed_beside(timed, {candidate.id for candidate in candidates})
         timer = Timer(self.folder, self.options, inputs, self.work, self.ledger, self.listener, self.bounds, self._open)
-        timer.run(timed, stable)
+        timer.run(timed, self.stable)
 
-    def _check(
-        self, unchecked: Sequence[Candidate], reference: Candidate | None, inputs: RaceInputs, stable: Stable
-    ) -> None:
+    def _check(self, unchecked: Sequence[Candidate], reference: Candidate | None, inputs: RaceInputs) -> None:
         batches = self.options.batches
         checker = Checker(self.folder, inputs, self.work, max(batches), batches[0], self.bounds)
-        self._find_reference(checker, reference, reference in unchecked, stable)
+        self._find_reference(checker, reference, is_newcomer=reference in unchecked)
         for place, candidate in enumerate(unchecked):
             if candidate == reference:
                 continue
             self.listener(Event("check", candidate.id, place, len(unchecked)))
-            self._settle(*checker.check(candidate), stable)
+            self._settle(*checker.check(candidate))
         self.listener(Event("check", "all checked", len(unchecked), len(unchecked)))
 
-    def _settle(self, entrant: Entrant, contestant: Contestant | None, stable: Stable) -> None:
-        self.ledger.put(entrant)
+    def _settle(self, entrant: Entrant, contestant: Contestant | None) -> None:
         if contestant is not None:
-            stable.keep(contestant, entrant)
+            self.stable.keep(contestant, entrant)
+        self.ledger.put(entrant)
 
-    def _find_reference(self, checker: Checker, candidate: Candidate | None, is_newcomer: bool, stable: Stable) -> None:
+    def _find_reference(self, checker: Checker, candidate: Candidate | None, *, is_newcomer: bool) -> None:
         """Set the outputs that the others are compared with: the reference's, else the golden ones."""
         why = "its backend is not installed"
         if candidate is not None:
             self.listener(Event("check", f"{candidate.id}, the reference"))
             entrant, contestant = checker.check(candidate)
             if is_newcomer:
-                self._settle(entrant, contestant, stable)
+                self._settle(entrant, contestant)
             elif contestant is not None:
                 # It was only opened to compare newcomers with: what is known of it holds.
                 contestant.close()
@@ -204,6 +199,18 @@ class _Race:
         contracts = (self.options.contract, Contract())
         return any(outside_contract(entrant, record, reference, contract) is None for contract in contracts)
 
+    def _timed_beside(self, untimed: Sequence[str], competing: Collection[str]) -> list[str]:
+        """Those that run beside candidates without all their rounds: from the start where one has none at all yet.
+
+        Otherwise the race was interrupted, and they repeat the round that was cut short.
+        """
+        beside = [e for e in self._contenders() if e.candidate.id in competing and e.candidate.id not in untimed]
+        known = [entrant for name in untimed if (entrant := self.ledger.record.entrant(name))]
+        if not all(any(timing.turns for timing in entrant.timings) for entrant in known):
+            for entrant in beside:
+                self.ledger.put(msgspec.structs.replace(entrant, timings=(), retired=None))
+        return [entrant.candidate.id for entrant in beside]
+
     def _contenders(self) -> list[Entrant]:
         """Timed entrants that are close to the best of those that run at the same precision."""
         batch = self.options.batches[0]
@@ -220,9 +227,9 @@ class _Race:
         return [e for e in timed if p50[e.candidate.id] <= best[e.runs_at] * _CONTENDER_FACTOR]
 
 
-def _memory_limit(options: RaceOptions) -> int:
-    total = int(psutil.virtual_memory().total * _MEMORY_LIMIT_SHARE)
-    return min(total, options.max_memory_bytes or total)
+def _memory_limit(environment: Environment, options: RaceOptions) -> int:
+    usable = int(environment.memory.usable_bytes * _MEMORY_LIMIT_SHARE)
+    return min(usable, options.max_memory_bytes or usable)
 
 
 def _check_options(options: RaceOptions) -> None:

