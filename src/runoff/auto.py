@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from runoff.backends import table
+from runoff.backends.protocol import Session
 from runoff.environment.describe import Environment, describe_environment
-from runoff.errors import NoCandidate, RuntimeLoadError, UnknownName, unknown_name
+from runoff.errors import NoCandidate, RunoffError, RuntimeLoadError, UnknownName, unknown_name
 from runoff.export.find import find_folder, known_folder
 from runoff.model import Model
-from runoff.models.folder import ModelFolder
+from runoff.models.folder import ModelFolder, Package
 from runoff.models.sources import SourceOptions
 from runoff.race.candidates import Candidate
 from runoff.race.decide import OBJECTIVES, Decision, Objective, Rejection, Wish, decide
@@ -197,7 +198,7 @@ def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Ma
             candidate = _with_options(ranked.candidate, options)
             package = folder.package(candidate.package_id)
             package.verify()
-            session = table.backend(candidate.backend).open(package, candidate.session_options())
+            session = _open(package, candidate)
         except RuntimeLoadError as error:
             failed.append(Rejection(ranked.candidate.id, f"failed to open: {error.message}", error.hint))
             continue
@@ -219,6 +220,15 @@ def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Ma
         rejections={rejection.candidate_id: rejection.reason for rejection in (*failed, *decision.rejections)},
         hint=next((rejection.hint for rejection in failed if rejection.hint), None),
     )
+
+
+def _open(package: Package, candidate: Candidate) -> Session:
+    try:
+        return table.backend(candidate.backend).open(package, candidate.session_options())
+    except RunoffError:
+        raise
+    except Exception as error:
+        raise RuntimeLoadError(f"backend {candidate.backend!r} raised {type(error).__name__}: {error}") from error
 
 
 def _with_options(candidate: Candidate, options: Mapping[str, Mapping[str, Any]]) -> Candidate:
