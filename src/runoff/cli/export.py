@@ -73,14 +73,13 @@ def _export_one(
     folder: ModelFolder, format_id: str, precision: Precision, options: ExportOptions
 ) -> tuple[ModelFolder, dict[str, Any]]:
     """Export to one format; answers the folder and what there is to say about the package."""
-    from runoff.export.run import export_package, find_package
+    from runoff.export.run import batch_of, export_package, find_package
 
     before = {package.id: package.entry for package in folder.packages}
     started_s = time.perf_counter()
     folder = export_package(folder, format_id, precision, options)
     seconds = time.perf_counter() - started_s
-    batch = options.batch if options.batch is not None else folder.reference.entry.batch
-    package = find_package(folder, format_id, precision, batch)
+    package = find_package(folder, format_id, precision, batch_of(folder, format_id, options.batch))
     if package is None:
         raise UnknownName(f"no package of format {format_id!r} was made")
     return folder, {

@@ -72,7 +72,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         remove_stale(folder.root)
         remove_stale(records_folder(folder.root))
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
-        folder, unmade = make_packages(folder, environment, options.backends, listener)
+        folder, unmade = make_packages(folder, environment, options, listener)
         ledger.change(lambda record: msgspec.structs.replace(record, unmade=unmade))
         candidates = _candidates(folder, environment, options)
         bounds = Bounds(_memory_limit(environment, options), runoff_settings.worker_timeout_s())
