@@ -156,9 +156,8 @@ def _convert(root: Path, net: Net, form: str) -> Package:
     from_fp32 = format_id == "litert" and wanted is Precision.INT8
     source = build(root, net, "litert" if from_fp32 else "torch-export")
     folder = root / f"{net.name}-{format_id}-{wanted}"
-    row = next(
-        row for row in STEPS if row.result == (format_id, wanted) and row.source == (source.entry.format, Precision.FP32)
-    )
+    start = (source.entry.format, Precision.FP32)
+    row = next(row for row in STEPS if (row.source, row.result) == (start, (format_id, wanted)))
     if not folder.exists():
         folder.mkdir(parents=True)
         with worker() as child:

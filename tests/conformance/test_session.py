@@ -226,7 +226,10 @@ def _bad_inputs(signature: Signature, good: dict[str, Array]) -> Iterator[tuple[
     if len(good) > 1:
         last = signature.inputs[-1].name
         batch = signature.inputs[0].shape[0]
-        yield ("elsewhere" if isinstance(batch, str) else "axis 0 must be"), {**good, last: np.repeat(good[last], 2, axis=0)}
+        yield (
+            ("elsewhere" if isinstance(batch, str) else "axis 0 must be"),
+            {**good, last: np.repeat(good[last], 2, axis=0)},
+        )
 
 
 def test_inputs_that_do_not_fit_are_refused(session: Session, net: Net) -> None:

@@ -6,6 +6,7 @@ cast to what the interpreter declares, and numbers that do not fit are refused.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import threading
 from collections.abc import Mapping, Sequence
@@ -127,6 +128,8 @@ def _delegates(options: Mapping[str, Any]) -> list[Any] | None:
         return None
     settings = {str(name): str(value) for name, value in options.get("delegate_options", {}).items()}
     try:
+        # First by ourselves: where this fails, LiteRT leaves a half-made delegate that complains when it is collected.
+        ctypes.CDLL(library)
         return [load_delegate(library, settings)]
     except Exception as error:
         raise RuntimeLoadError(

@@ -22,10 +22,10 @@ _KIB = 1024
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
-    to: Annotated[str, typer.Option(help="Formats to make, such as onnx,openvino or torch.")],
-    precision: Annotated[str, typer.Option(help="What the packages compute in: fp32 or fp16.")] = "fp32",
+    to: Annotated[str, typer.Option(help="Formats to make, such as onnx,openvino,litert.")],
+    precision: Annotated[str, typer.Option(help="What the packages compute in: fp32, fp16 or int8.")] = "fp32",
     batch: Annotated[
-        str | None, typer.Option(help="dynamic, or the one batch size to make them for; default: as the reference.")
+        str | None, typer.Option(help="dynamic, or the one batch size of them; default: as the reference, else 1.")
     ] = None,
     opset: Annotated[int | None, typer.Option(min=1, help="ONNX operator set.")] = None,
     out: Annotated[Path | None, typer.Option(help="Copy the model to a new folder there and export in it.")] = None,

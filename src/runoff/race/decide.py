@@ -236,7 +236,9 @@ class _Filter:
             return f"made for batch {entry.batch}, {wish.batch_size} was asked for", None
         reference = self._manifest.package(self._manifest.reference)
         takes_any = reference is not None and reference.batch == "dynamic"
-        if wish.batch_size is None and takes_any and entry.batch not in ("dynamic", self._batch):
+        # For throughput each candidate is taken at the batch size that suits it best.
+        one_decides = wish.batch_size is None and wish.objective != "throughput"
+        if takes_any and one_decides and entry.batch not in ("dynamic", self._batch):
             return f"made for batch {entry.batch}, batch {self._batch} decides", f"ask for batch_size={entry.batch}"
         sizes = fixed_sizes(entry)
         if sizes and row.id not in wish.backends:
