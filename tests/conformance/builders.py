@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
 
 from fakes import tiny_nets
+from runoff.export.isolated import plain, worker
+from runoff.export.plan import STEPS
+from runoff.export.step import StepOptions
 from runoff.models.arrays import Array
+from runoff.models.dimensions import signature_of
 from runoff.models.folder import Package, describe_tree
 from runoff.models.manifest import PackageEntry
 from runoff.types import DType, Precision, Signature, TensorSpec
@@ -121,8 +126,14 @@ NETS = {
 }
 
 
+STATIC_ROWS = 2
+"""The batch of formats that are made for one."""
+
+
 def build(root: Path, net: Net, form: str) -> Package:
     """Build a package; a form is a format, with the precision of the file where that is not fp32."""
+    if form.partition("/")[0] in ("litert", "executorch"):
+        return _convert(root, net, form)
     format_id, _, precision = form.partition("/")
     folder = root / f"{net.name}-{format_id}-{precision or 'fp32'}"
     requires: dict[str, Any] = {}
@@ -136,6 +147,27 @@ def build(root: Path, net: Net, form: str) -> Package:
     files = describe_tree(root, folder, first)
     entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)
     return Package(root, entry, net.signature)
+
+
+def _convert(root: Path, net: Net, form: str) -> Package:
+    """Build a package of one batch size by Runoff's own steps, in a process of their own as always."""
+    format_id, _, precision = form.partition("/")
+    wanted = Precision(precision or "fp32")
+    from_fp32 = format_id == "litert" and wanted is Precision.INT8
+    source = build(root, net, "litert" if from_fp32 else "torch-export")
+    folder = root / f"{net.name}-{format_id}-{wanted}"
+    start = (source.entry.format, Precision.FP32)
+    row = next(row for row in STEPS if (row.source, row.result) == (start, (format_id, wanted)))
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        with worker() as child:
+            options = msgspec.to_builtins(StepOptions(wanted, STATIC_ROWS))
+            child.call(
+                "export", 240.0, package=plain(source), target=row.target, destination=str(folder), options=options
+            )
+    files = describe_tree(root, folder)
+    entry = PackageEntry(folder.name, format_id, format_id, wanted, files, batch=STATIC_ROWS)
+    return Package(root, entry, signature_of(entry, net.signature))
 
 
 def _export(net: Net, module: nn.Module) -> torch.export.ExportedProgram:

@@ -62,6 +62,7 @@ class BackendRow(msgspec.Struct, frozen=True):
         target: `module:Class` of the backend.
         extra: the extra that brings the library.
         variants: the candidates that each fp32 package of this backend gives, the plain one first.
+        static_batch: its packages are made for one batch size each, and for one size of every other dimension.
     """
 
     id: str
@@ -74,6 +75,7 @@ class BackendRow(msgspec.Struct, frozen=True):
     extra: str | None = None
     options: dict[str, Option] = {}
     variants: tuple[Variant, ...] = (Variant(""),)
+    static_batch: bool = False
     notes: str = ""
 
 
@@ -156,6 +158,34 @@ BUILT_IN: tuple[BackendRow, ...] = (
         },
         variants=(Variant(""), Variant("default", "default")),
     ),
+    BackendRow(
+        id="litert",
+        title="LiteRT",
+        library="ai_edge_litert",
+        formats=("litert",),
+        devices=("cpu",),
+        precisions=(Precision.FP32, Precision.INT8),
+        target="runoff.backends.litert:LiteRtBackend",
+        extra="litert",
+        options={
+            "delegate": Option("str", "shared library of a delegate, such as libedgetpu.so.1; default: none"),
+            "delegate_options": Option("dict", "options of the delegate, text by name, such as {'device': 'usb'}"),
+        },
+        static_batch=True,
+        notes="XNNPACK computes what no other delegate takes.",
+    ),
+    BackendRow(
+        id="executorch",
+        title="ExecuTorch",
+        library="executorch",
+        formats=("executorch",),
+        devices=("cpu",),
+        precisions=(Precision.FP32, Precision.INT8),
+        target="runoff.backends.executorch:ExecuTorchBackend",
+        extra="executorch",
+        static_batch=True,
+        notes="XNNPACK; the number of threads belongs to the process, not to the session.",
+    ),
 )
 
 _ALIASES = {
@@ -167,6 +197,8 @@ _ALIASES = {
     "ort": "onnx",
     "ov": "openvino",
     "tensorrt": "trt",
+    "tflite": "litert",
+    "ai-edge-litert": "litert",
 }
 _ABSENT = {"trt": "TensorRT"}
 """Names that users of the field know and that this version has no backend for: refused by name, not as a typo."""

@@ -22,10 +22,10 @@ _KIB = 1024
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
-    to: Annotated[str, typer.Option(help="Formats to make, such as onnx,openvino or torch.")],
-    precision: Annotated[str, typer.Option(help="What the packages compute in: fp32 or fp16.")] = "fp32",
+    to: Annotated[str, typer.Option(help="Formats to make, such as onnx,openvino,litert.")],
+    precision: Annotated[str, typer.Option(help="What the packages compute in: fp32, fp16 or int8.")] = "fp32",
     batch: Annotated[
-        str | None, typer.Option(help="dynamic, or the one batch size to make them for; default: as the reference.")
+        str | None, typer.Option(help="dynamic, or the one batch size of them; default: as the reference, else 1.")
     ] = None,
     opset: Annotated[int | None, typer.Option(min=1, help="ONNX operator set.")] = None,
     out: Annotated[Path | None, typer.Option(help="Copy the model to a new folder there and export in it.")] = None,
@@ -73,14 +73,13 @@ def _export_one(
     folder: ModelFolder, format_id: str, precision: Precision, options: ExportOptions
 ) -> tuple[ModelFolder, dict[str, Any]]:
     """Export to one format; answers the folder and what there is to say about the package."""
-    from runoff.export.run import export_package, find_package
+    from runoff.export.run import batch_of, export_package, find_package
 
     before = {package.id: package.entry for package in folder.packages}
     started_s = time.perf_counter()
     folder = export_package(folder, format_id, precision, options)
     seconds = time.perf_counter() - started_s
-    batch = options.batch if options.batch is not None else folder.reference.entry.batch
-    package = find_package(folder, format_id, precision, batch)
+    package = find_package(folder, format_id, precision, batch_of(folder, format_id, options.batch))
     if package is None:
         raise UnknownName(f"no package of format {format_id!r} was made")
     return folder, {

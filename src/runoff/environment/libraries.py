@@ -53,6 +53,8 @@ LIBRARIES: tuple[Library, ...] = (
         "onnx-cpu",
     ),
     Library("openvino", "OpenVINO", ("openvino",), "openvino", "openvino"),
+    Library("ai_edge_litert", "LiteRT", ("ai-edge-litert",), "ai_edge_litert", "litert"),
+    Library("executorch", "ExecuTorch", ("executorch",), "executorch", "executorch"),
     Library(
         "tensorrt",
         "TensorRT",
@@ -66,6 +68,8 @@ LIBRARIES: tuple[Library, ...] = (
 
 TOOLS: tuple[Library, ...] = (
     Library("onnx", "ONNX", ("onnx",), "onnx", "export"),
+    Library("litert_torch", "LiteRT Torch", ("litert-torch",), "litert_torch", "litert-export"),
+    Library("ai_edge_quantizer", "AI Edge Quantizer", ("ai-edge-quantizer",), "ai_edge_quantizer", "litert-export"),
     Library("onnxscript", "ONNX Script", ("onnxscript",), "onnxscript", "export"),
     Library("safetensors", "Safetensors", ("safetensors",), "safetensors", "torch", cpu_extra="torch-cpu"),
     Library("tokenizers", "Tokenizers", ("tokenizers",), "tokenizers", "hf"),
@@ -121,12 +125,18 @@ def installed_version(distribution: str) -> str | None:
 
 
 def is_importable(module: str) -> bool:
-    """Whether a top-level module can be found; it is not imported. A folder without code is no module."""
+    """Whether a top-level module can be found; it is not imported.
+
+    A folder without code is no module; a package without an `__init__.py`, such as executorch, has its code below.
+    """
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return False
-    return spec is not None and spec.origin is not None
+    if spec is None or spec.origin is not None:
+        return spec is not None
+    places = spec.submodule_search_locations or ()
+    return any(next(Path(place).glob("*/__init__.py"), None) is not None for place in places)
 
 
 def own_requirements(version_of: VersionOf) -> Requirements:

@@ -23,6 +23,8 @@ SAFETENSORS = "safetensors"
 HF = "hf"
 ONNX = "onnx"
 OPENVINO = "openvino"
+LITERT = "litert"
+EXECUTORCH = "executorch"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -111,6 +113,39 @@ STEPS: tuple[Step, ...] = (
         3,
     ),
     Step(ONNX, _FP32, OPENVINO, _FP32, "runoff.export.openvino:from_onnx", ("openvino",), "openvino", 2),
+    Step(
+        TORCH_EXPORT,
+        _FP32,
+        LITERT,
+        _FP32,
+        "runoff.export.litert:from_torch_export",
+        ("torch", "litert_torch", "ai_edge_litert"),
+        "litert-export",
+        5,
+    ),
+    Step(
+        LITERT,
+        _FP32,
+        LITERT,
+        Precision.INT8,
+        "runoff.export.litert:to_int8",
+        ("ai_edge_quantizer", "ai_edge_litert"),
+        "litert-export",
+        2,
+    ),
+    *(
+        Step(
+            TORCH_EXPORT,
+            _FP32,
+            EXECUTORCH,
+            precision,
+            "runoff.export.executorch:from_torch_export",
+            ("torch", "executorch"),
+            "executorch",
+            6,
+        )
+        for precision in (_FP32, Precision.INT8)
+    ),
 )
 
 

@@ -21,6 +21,7 @@ from runoff.errors import ChildFailed, ExportError
 from runoff.export.isolated import plain, worker
 from runoff.export.plan import STEPS, Available, State, Step, plan
 from runoff.export.step import DEFAULT_OPSET, Made, StepOptions
+from runoff.models.dimensions import batch_dimension
 from runoff.models.folder import ModelFolder, Package, add_package, describe_tree
 from runoff.models.manifest import Batch, MadeBy, PackageEntry
 from runoff.models.staging import staging
@@ -32,9 +33,11 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        batch: `dynamic`, or the one batch size to make the package for; None: as the reference.
+        batch: `dynamic`, or the one batch size to make the package for; None: as the reference, and 1 in a format that
+            takes no dynamic one.
         opset: ONNX operator set.
-        sizes: example sizes of named dimensions other than the batch, such as {"sequence": 128}.
+        sizes: sizes of named dimensions other than the batch, such as {"sequence": 128}: of the example that a model is
+            captured with, and the only ones that a format without dynamic dimensions takes.
         force: make it again although it is there.
         timeout_s: seconds for one step; `RUNOFF_WORKER_TIMEOUT_S` unless given.
         max_memory_bytes: resident memory at which a converter is stopped; no limit unless given.
@@ -59,7 +62,7 @@ def export_package(
 
     Args:
         folder: the model; it must be writable.
-        format_id: `onnx`, `openvino`, `torch-export`.
+        format_id: `onnx`, `openvino`, `torch-export`, `litert`, `executorch`.
         precision: what the new package computes in.
         options: see `ExportOptions`.
 
@@ -72,7 +75,7 @@ def export_package(
         ModelError: the folder cannot be written.
     """
     options = options or ExportOptions()
-    batch = options.batch if options.batch is not None else folder.reference.entry.batch
+    batch = batch_of(folder, format_id, options.batch)
     present = find_package(folder, format_id, precision, batch)
     if present is not None and (not options.force or present.id == folder.manifest.reference):
         return folder
@@ -89,6 +92,25 @@ def export_package(
         folder, package_id = _run_step(folder, source, step, batch, options)
         source = folder.package(package_id)
     return folder
+
+
+def batch_of(folder: ModelFolder, format_id: str, wanted: Batch | None) -> Batch:
+    """The batch to make a package for; see `ExportOptions.batch`.
+
+    Raises:
+        ExportError: a dynamic one was asked for in a format that has none.
+    """
+    own = folder.reference.entry.batch
+    static = any(row.static_batch for row in table.backends_for(format_id))
+    if not static or batch_dimension(folder.manifest.signature) is None:
+        return own if wanted is None else wanted
+    if wanted == "dynamic":
+        raise ExportError(
+            f"packages in the format {format_id} are made for one batch size each", hint="ask for one with batch=N"
+        )
+    if wanted is not None:
+        return wanted
+    return own if own != "dynamic" else 1
 
 
 def find_package(folder: ModelFolder, format_id: str, precision: Precision, batch: Batch) -> Package | None:
@@ -169,7 +191,9 @@ def _convert(
                 requires=made.requires,
                 made_by=MadeBy(made.tool, source.id, made.versions),
             )
-            child.call("check", timeout_s, package=plain(Package(staged, entry, source.signature)), **_golden(folder))
+            child.call(
+                "check", timeout_s, package=plain(Package(staged, entry, folder.manifest.signature)), **_golden(folder)
+            )
     except (ChildFailed, RemoteError) as error:
         why = f"the converter {error.message}" if isinstance(error, ChildFailed) else error.message
         raise ExportError(f"{source.id} to {package_id}: {why}", hint=error.hint) from error

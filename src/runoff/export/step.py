@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
+from runoff.models.dimensions import named_dimensions, with_sizes
+from runoff.models.dimensions import with_batch as with_batch
 from runoff.models.manifest import Batch
-from runoff.models.samples import batch_dimension
-from runoff.types import Dim, Precision, Signature, TensorSpec
+from runoff.models.samples import DEFAULT_SIZE, DEFAULT_SIZES
+from runoff.types import Precision, Signature
 
 DEFAULT_OPSET = 20
 
@@ -53,18 +55,17 @@ class Made(msgspec.Struct, frozen=True):
     requires: dict[str, Any] = {}
 
 
-def with_batch(signature: Signature, batch: Batch) -> Signature:
-    """The signature with the batch dimension fixed, or as it is when the batch is dynamic."""
-    name = batch_dimension(signature)
-    if batch == "dynamic" or name is None:
-        return signature
-    fixed: dict[str, Dim] = {name: batch}
+def with_all_sizes(signature: Signature, options: StepOptions) -> tuple[Signature, dict[str, int]]:
+    """For a format without dynamic dimensions: the signature with all of its inputs' fixed.
 
-    def fix(spec: TensorSpec) -> TensorSpec:
-        shape = tuple(fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape)
-        return TensorSpec(spec.name, spec.dtype, shape)
-
-    return Signature(tuple(map(fix, signature.inputs)), tuple(map(fix, signature.outputs)))
+    Returns:
+        The signature, and the size of each named dimension other than the batch: as asked for, else as the
+        generator of inputs takes it.
+    """
+    batched = with_batch(signature, options.batch)
+    known = {**DEFAULT_SIZES, **options.sizes}
+    sizes = {name: known.get(name, DEFAULT_SIZE) for name in named_dimensions(batched)}
+    return with_sizes(batched, sizes), sizes
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from runoff.backends.protocol import Session, SessionOptions
 from runoff.child import serve
 from runoff.errors import ExportError, InputError, RunoffError
 from runoff.export.step import Made, StepOptions
-from runoff.models.arrays import Array, Arrays, batch_size, dtype_name, read_npz, write_npz
+from runoff.models.arrays import Array, Arrays, InputCheck, batch_size, dtype_name, read_npz, write_npz
+from runoff.models.dimensions import batch_dimension, fixed_sizes, signature_of, with_sizes
 from runoff.models.folder import Package
 from runoff.models.manifest import PackageEntry
-from runoff.models.samples import batch_dimension, generate_inputs, resize_rows
+from runoff.models.samples import generate_inputs, resize_rows
 from runoff.types import DType, Precision, Signature
 
 _SMALL_LIMIT = 2
@@ -28,6 +29,7 @@ _SMALL_LIMIT = 2
 _STORED_PRECISION = {
     "onnx": "runoff.export.onnx:stored_precision",
     "openvino": "runoff.export.openvino:stored_precision",
+    "litert": "runoff.export.litert:stored_precision",
 }
 _INTEGERS = {DType.INT64, DType.INT32, DType.INT16, DType.INT8, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64}
 
@@ -46,21 +48,23 @@ def check(package: dict[str, Any], inputs: str | None, outputs: str | None) -> M
     """Open a fresh package once and refuse it when it is plainly broken; fidelity is measured elsewhere.
 
     Args:
-        package: the package with its files where they were made.
+        package: the package with its files where they were made, and the signature of the model.
         inputs: .npz of golden inputs; None to generate some.
         outputs: .npz of the reference's outputs on them.
     """
     made = _package(package)
-    given = read_npz(Path(inputs)) if inputs else generate_inputs(made.signature, rows=2, seed=0)
-    expected = read_npz(Path(outputs)) if outputs else {}
-    rows = batch_size(made.signature, given)
-    dynamic = made.entry.batch == "dynamic" and batch_dimension(made.signature) is not None
+    # Its batch stays named here, so that the golden rows can be cut or repeated to what the files were made for.
+    signature = with_sizes(made.signature, fixed_sizes(made.entry))
+    given, expected = _check_inputs(signature, inputs, outputs)
+    rows = batch_size(signature, given)
+    dynamic = made.entry.batch == "dynamic" and batch_dimension(signature) is not None
     counts = sorted({rows, 1, rows + 1}, key=lambda count: count != rows) if dynamic else [made.entry.batch]
-    session = table.backend(made.entry.backend).open(made, SessionOptions())
+    fixed = Package(made.root, made.entry, signature_of(made.entry, made.signature))
+    session = table.backend(made.entry.backend).open(fixed, SessionOptions())
     try:
         for count in counts:
-            resized = resize_rows(made.signature, given, count) if isinstance(count, int) else dict(given)
-            _check_once(session, made.signature, resized, expected if count == rows else {})
+            resized = resize_rows(signature, given, count) if isinstance(count, int) else dict(given)
+            _check_once(session, signature, resized, expected if count == rows else {})
     finally:
         session.close()
     return {}
@@ -104,6 +108,20 @@ def inspect(
 def external_files(path: str) -> Mapping[str, Any]:
     """The weights files that an .onnx file refers to, relative to its folder."""
     return {"files": table.load("runoff.export.onnx:external_files")(Path(path))}
+
+
+def _check_inputs(signature: Signature, inputs: str | None, outputs: str | None) -> tuple[Arrays, Arrays]:
+    """The golden pair; generated inputs without outputs where there is none, or none of the sizes that were fixed."""
+    if inputs and outputs:
+        given = read_npz(Path(inputs))
+        try:
+            InputCheck(signature)(given)
+        except InputError:
+            pass
+        else:
+            return given, read_npz(Path(outputs))
+    small = {spec.name: _SMALL_LIMIT for spec in signature.inputs if spec.dtype in _INTEGERS} if inputs else {}
+    return generate_inputs(signature, rows=2, seed=0, limits=small), {}
 
 
 def _golden(

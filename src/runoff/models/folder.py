@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from runoff.errors import DigestMismatch, ModelError, ModelNotFound, PathEscapes
+from runoff.models.dimensions import signature_of
 from runoff.models.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -37,7 +38,13 @@ from runoff.types import Signature
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package where it lies: what a backend needs to open it."""
+    """A package where it lies: what a backend needs to open it.
+
+    Attributes:
+        root: the model folder.
+        entry: the manifest's entry of the package.
+        signature: what it takes and answers: the model's, with the dimensions fixed that its files fix.
+    """
 
     root: Path
     entry: PackageEntry
@@ -80,7 +87,7 @@ class ModelFolder:
     @property
     def packages(self) -> tuple[Package, ...]:
         """Every package of the manifest, in order."""
-        return tuple(Package(self.root, entry, self.manifest.signature) for entry in self.manifest.packages)
+        return tuple(self._package(entry) for entry in self.manifest.packages)
 
     @property
     def reference(self) -> Package:
@@ -97,7 +104,10 @@ class ModelFolder:
         if entry is None:
             known = ", ".join(entry.id for entry in self.manifest.packages)
             raise ModelNotFound(f"{self.root} has no package {package_id!r}; it has {known}")
-        return Package(self.root, entry, self.manifest.signature)
+        return self._package(entry)
+
+    def _package(self, entry: PackageEntry) -> Package:
+        return Package(self.root, entry, signature_of(entry, self.manifest.signature))
 
     def file(self, entry: FileEntry) -> Path:
         """The verified path of a file that the manifest names."""

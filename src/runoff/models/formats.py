@@ -207,6 +207,27 @@ def _check_safetensors(path: Path, size: int) -> str:
     return "safetensors"
 
 
+def _check_flatbuffer(what: str, format_id: str, identifier: bytes) -> Callable[[Path, int], str]:
+    """A file whose FlatBuffers identifier is at byte 4; a trailing digit or two tell the version of the schema."""
+
+    def check(path: Path, size: int) -> str:
+        with path.open("rb") as file:
+            root = int.from_bytes(file.read(4), "little")
+            found = file.read(4)
+        if found != identifier:
+            family = identifier.rstrip(b"0123456789")
+            if found.startswith(family) and found[len(family) :].isdigit():
+                why = f"schema {found.decode()}, and this version reads {identifier.decode()}"
+            else:
+                why = _looks_like(path) or f"{identifier.decode()} is not at byte 4"
+            raise _mismatch(path, f"a {what} file", why)
+        if not 8 <= root <= size - 4:
+            raise _mismatch(path, f"a {what} file", "truncated: its root table lies beyond its end")
+        return format_id
+
+    return check
+
+
 def _magic(what: str, offset: int, magic: bytes) -> Callable[[Path, int], str]:
     def check(path: Path, _: int) -> str:
         with path.open("rb") as file:
@@ -234,8 +255,8 @@ _CHECKS: dict[str, Callable[[Path, int], str]] = {
     ".safetensors": _check_safetensors,
     ".pt": _check_torch_pt,
     ".pth": _check_torch_pt,
-    ".tflite": _magic("LiteRT", 4, b"TFL3"),
-    ".pte": _magic("ExecuTorch", 4, b"ET12"),
+    ".tflite": _check_flatbuffer("LiteRT", "litert", b"TFL3"),
+    ".pte": _check_flatbuffer("ExecuTorch", "executorch", b"ET12"),
     ".gguf": _magic("GGUF", 0, b"GGUF"),
     ".engine": _check_engine,
     ".plan": _check_engine,

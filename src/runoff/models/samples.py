@@ -13,6 +13,7 @@ import numpy as np
 
 from runoff.errors import InputError
 from runoff.models.arrays import Array, numpy_dtype
+from runoff.models.dimensions import batch_dimension as batch_dimension
 from runoff.types import DType, Signature, TensorSpec
 
 GENERATOR = "normal-v1"
@@ -62,14 +63,6 @@ def generate_inputs(
         shape = tuple(dim if isinstance(dim, int) else known.get(dim, DEFAULT_SIZE) for dim in spec.shape)
         arrays[spec.name] = _fill(spec, shape, generator, (limits or {}).get(spec.name))
     return arrays
-
-
-def batch_dimension(signature: Signature) -> str | None:
-    """The name of the batch dimension: the one called `batch`, else a named first axis of the first input."""
-    if any("batch" in spec.shape for spec in signature.inputs):
-        return "batch"
-    shape = signature.inputs[0].shape
-    return shape[0] if shape and isinstance(shape[0], str) else None
 
 
 def _fill(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator, limit: int | None) -> Array:

@@ -18,6 +18,7 @@ from runoff.backends import table
 from runoff.backends.table import BackendRow
 from runoff.environment.describe import Environment
 from runoff.errors import NoCandidate
+from runoff.models.dimensions import fixed_sizes
 from runoff.models.manifest import Manifest, PackageEntry
 from runoff.race.candidates import Candidate, make_candidate, variants_of
 from runoff.race.fidelity import Contract, violation
@@ -226,8 +227,23 @@ class _Filter:
         if wish.device != candidate.device:
             hint = f"runoff race --device {wish.device}"
             return f"raced on {candidate.device}, {wish.device} was asked for", hint
+        return self._shaped(entry, row)
+
+    def _shaped(self, entry: PackageEntry, row: BackendRow) -> _Why | None:
+        """A package that fixes a dimension which the model leaves open must be of the size that is asked for."""
+        wish = self._wish
         if wish.batch_size is not None and entry.batch not in ("dynamic", wish.batch_size):
             return f"made for batch {entry.batch}, {wish.batch_size} was asked for", None
+        reference = self._manifest.package(self._manifest.reference)
+        takes_any = reference is not None and reference.batch == "dynamic"
+        # For throughput each candidate is taken at the batch size that suits it best.
+        one_decides = wish.batch_size is None and wish.objective != "throughput"
+        if takes_any and one_decides and entry.batch not in ("dynamic", self._batch):
+            return f"made for batch {entry.batch}, batch {self._batch} decides", f"ask for batch_size={entry.batch}"
+        sizes = fixed_sizes(entry)
+        if sizes and row.id not in wish.backends:
+            only = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            return f"takes {only} only, the model takes any", f"ask for backend={row.id!r} if that is all you need"
         return None
 
     def _measured(self, entrant: Entrant, record: Record) -> _Why | None:

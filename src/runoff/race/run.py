@@ -72,7 +72,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         remove_stale(folder.root)
         remove_stale(records_folder(folder.root))
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
-        folder, unmade = make_packages(folder, environment, options.backends, listener)
+        folder, unmade = make_packages(folder, environment, options, listener)
         # What was not tried this time keeps its reason.
         known = {} if options.backends is None else ledger.record.unmade
         ledger.change(lambda record: msgspec.structs.replace(record, unmade={**known, **unmade}))

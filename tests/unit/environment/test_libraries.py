@@ -115,6 +115,13 @@ def test_module_without_code_is_not_importable(site: Path) -> None:
     assert is_importable("json")
 
 
+def test_package_without_an_init_file_is_importable_when_there_is_code_below(site: Path) -> None:
+    (site / "spread_out" / "part").mkdir(parents=True)
+    assert not is_importable("spread_out")
+    (site / "spread_out" / "part" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    assert is_importable("spread_out")
+
+
 def test_plugins_are_listed_and_not_loaded(site: Path) -> None:
     points = "[runoff.backends]\nloud = loud_backend:row\n[other.group]\nquiet = loud_backend:row\n"
     _install(site, "runoff-loud", "0.3", module="loud_backend", entry_points=points)

@@ -97,8 +97,6 @@ def test_random_bytes_never_crash_the_sniffing(tmp_path_factory, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("m.tflite", b"\x1c\0\0\0TFL3rest", "LiteRT"),
-        ("m.pte", b"\x1c\0\0\0ET12rest", "ExecuTorch"),
         ("m.gguf", b"GGUF\x03\0\0\0", "GGUF"),
         ("m.engine", b"ftrt", "TensorRT"),
         ("m.plan", b"ftrt", "TensorRT"),
@@ -108,6 +106,31 @@ def test_random_bytes_never_crash_the_sniffing(tmp_path_factory, name, content):
 )
 def test_format_is_named_when_no_backend_opens_it_yet(tmp_path, name, content, what):
     with pytest.raises(ModelError, match=rf"format of {what}, and no backend"):
+        detect_format(_write(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "format_id"),
+    [
+        ("m.tflite", b"\x1c\0\0\0TFL3" + bytes(40), "litert"),
+        ("m.pte", b"\x3c\0\0\0ET12" + bytes(80), "executorch"),
+    ],
+)
+def test_flatbuffer_is_known_by_its_identifier(tmp_path, name, content, format_id):
+    assert detect_format(_write(tmp_path, name, content)) == format_id
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("m.tflite", b"\x1c\0\0\0TFL9" + bytes(40), "schema TFL9, and this version reads TFL3"),
+        ("m.pte", b"\x3c\0\0\0ET99" + bytes(80), "schema ET99, and this version reads ET12"),
+        ("m.pte", b"\x3c\0\0\0ET12" + bytes(20), "truncated"),
+        ("m.tflite", b"\x1c\0\0\0ET12" + bytes(40), "TFL3 is not at byte 4"),
+    ],
+)
+def test_flatbuffer_of_another_version_or_cut_short_is_refused(tmp_path, name, content, why):
+    with pytest.raises(FormatMismatch, match=why):
         detect_format(_write(tmp_path, name, content))
 
 

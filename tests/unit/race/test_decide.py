@@ -85,6 +85,55 @@ def test_unmeasured_candidate_of_an_earlier_wish_wins_and_is_marked_guessed() ->
     assert decision.basis == "guessed"
 
 
+def _litert_race(**wish: object) -> Decision:
+    """A dynamic model with LiteRT packages for batch 1 and 8, raced at both; the one for 8 is the fastest per item."""
+    machine = race_facts.environment(ai_edge_litert="2.3.0")
+    one, eight = package("litert-fp32-b1", batch=1), package("litert-fp32-b8", batch=8)
+    facts = record(
+        entrant(TORCH, timing([2.0] * 3), timing([4.0] * 3, batch=8)),
+        entrant(one, timing([1.0] * 3)),
+        entrant(eight, timing([1.0] * 3, batch=8)),
+        of=machine,
+        batches=(1, 8),
+    )
+    return decide(manifest(TORCH, one, eight), machine, Wish(**wish), facts)
+
+
+def test_package_for_another_batch_is_not_ranked_when_batch_1_decides() -> None:
+    decision = _litert_race()
+    assert [ranked.candidate.package_id for ranked in decision.ranking] == ["litert-fp32-b1", "torch-fp32"]
+    assert reasons(decision) == {"litert-fp32-b8@8": "made for batch 8, batch 1 decides"}
+
+
+def test_package_for_a_batch_is_chosen_when_that_batch_is_asked_for() -> None:
+    decision = _litert_race(batch_size=8)
+    assert decision.require().package_id == "litert-fp32-b8"
+    assert reasons(decision) == {"litert-fp32-b1@8": "made for batch 1, 8 was asked for"}
+
+
+def test_package_for_any_batch_may_win_when_throughput_is_the_objective() -> None:
+    assert _litert_race(objective="throughput").require().package_id == "litert-fp32-b8"
+
+
+def test_unmeasured_package_for_another_batch_is_not_guessed_when_the_model_takes_any() -> None:
+    machine = race_facts.environment(ai_edge_litert="2.3.0", torch=None)
+    packages = manifest(TORCH, package("litert-fp32-b8", batch=8), package("litert-fp32-b1", batch=1))
+    assert decide(packages, machine, Wish(), None).require().package_id == "litert-fp32-b1"
+    alone = manifest(package("litert-fp32-b8", batch=8))
+    assert decide(alone, machine, Wish(), None).require().package_id == "litert-fp32-b8"
+
+
+def test_package_of_one_sequence_length_is_only_taken_when_its_backend_is_asked_for() -> None:
+    machine = race_facts.environment(ai_edge_litert="2.3.0")
+    fixed = msgspec.structs.replace(package("litert-fp32-b1", batch=1), requires={"sizes": {"sequence": 32}})
+    facts = record(entrant(TORCH, timing([2.0] * 3)), entrant(fixed, timing([1.0] * 3)), of=machine)
+    decision = decide(manifest(TORCH, fixed), machine, Wish(), facts)
+    assert decision.require().package_id == "torch-fp32"
+    assert reasons(decision) == {"litert-fp32-b1@8": "takes sequence 32 only, the model takes any"}
+    asked = decide(manifest(TORCH, fixed), machine, Wish(backends=("litert",)), facts)
+    assert asked.require().package_id == "litert-fp32-b1"
+
+
 def test_fp32_wish_is_not_met_by_a_default_that_runs_at_bf16() -> None:
     facts = record(entrant(OPENVINO, timing([0.1] * 3), variant="default", runs_at="bf16"))
     decision = decide(manifest(OPENVINO), MACHINE, Wish(precisions=("fp32",)), facts)
