@@ -74,7 +74,7 @@ class OpenVinoSession(CheckedSession):
     """A compiled model with a pool of infer requests, one for each `run` at the same time."""
 
     def __init__(self, compiled: Any, package: Package, options: SessionOptions) -> None:
-        super().__init__(package.signature, _facts(compiled, options))
+        super().__init__(package.signature, _facts(compiled, package, options))
         self._compiled: Any = compiled
         _check_counts(package, compiled)
         inputs, outputs = self.signature.inputs, self.signature.outputs
@@ -190,12 +190,15 @@ def reported_precision(compiled: Any) -> str:
     return _REPORTED[hint].value if hint in _REPORTED else str(hint)
 
 
-def _facts(compiled: Any, options: SessionOptions) -> dict[str, Any]:
+def _facts(compiled: Any, package: Package, options: SessionOptions) -> dict[str, Any]:
     supported = compiled.get_property("SUPPORTED_PROPERTIES")
+    own = package.entry.precision
     facts: dict[str, Any] = {
         "runtime": f"openvino {ov.__version__}",
         "device": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
-        "precision": reported_precision(compiled),
+        # What OpenVINO reports is about the float layers; quantised ones run as they are.
+        "precision": reported_precision(compiled) if own in _HINTS else own.value,
+        "float_precision": reported_precision(compiled),
         "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2].lower(),
     }
     for fact, name in (("threads", "INFERENCE_NUM_THREADS"), ("streams", "NUM_STREAMS")):

@@ -55,7 +55,7 @@ def race(
         raise unknown_name("contract", contract, list(LEVELS))
     options = RaceOptions(
         objective=objective,  # type: ignore[arg-type] - make_options checks it
-        contract=Contract(contract, max_error, _fraction(max_metric_drop)),  # type: ignore[arg-type] - checked above
+        contract=Contract(contract, max_error, read_fraction(max_metric_drop)),  # type: ignore[arg-type] - checked above
         max_memory_bytes=_bytes(max_memory),
         batches=_numbers(batch, "--batch"),
         num_threads=_numbers(threads, "--threads") if threads else None,
@@ -95,7 +95,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def _fraction(text: str | None) -> float | None:
+def read_fraction(text: str | None) -> float | None:
     """Percentage points (`0.5pp`) or a fraction (`0.005`) as a fraction."""
     if text is None:
         return None
