@@ -31,6 +31,22 @@ _TAIL_BYTES = 2000
 Handler: TypeAlias = Callable[..., Mapping[str, Any]]
 
 
+class _Failure(msgspec.Struct):
+    """What crosses the pipe of an error."""
+
+    kind: str
+    code: str
+    message: str
+    hint: str | None
+
+
+class _Answer(msgspec.Struct):
+    """One line from the child: a result, or an error."""
+
+    result: dict[str, Any] = {}
+    error: _Failure | None = None
+
+
 class RemoteError(RunoffError):
     """An error that a handler raised in the child; `code` is the one of the original."""
 
@@ -41,7 +57,7 @@ class RemoteError(RunoffError):
 
 
 class Child:
-    """An isolated Python process; a context manager.
+    """An isolated Python process; a context manager. It finds the modules that this process finds.
 
     Args:
         module: the module that the child runs, such as `runoff.race.worker`.
@@ -56,12 +72,15 @@ class Child:
         self._max_memory_bytes = max_memory_bytes
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            # -P: a file in the working directory must not pass for a library, unless this process takes it for one.
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,
-            env=settings.child_environment(PYTHONUNBUFFERED="1", **dict(environment or {})),
+            env=settings.child_environment(
+                PYTHONUNBUFFERED="1", PYTHONPATH=os.pathsep.join(sys.path), **dict(environment or {})
+            ),
         )
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
@@ -89,11 +108,14 @@ class Child:
             self._stdin.flush()
         except (BrokenPipeError, ValueError) as error:
             raise self._fail(self._death()) from error
-        answer = msgspec.json.decode(self._read_line(op, timeout_s))
-        if "error" in answer:
-            raise RemoteError(**answer["error"])
-        result: dict[str, Any] = answer["result"]
-        return result
+        line = self._read_line(op, timeout_s)
+        try:
+            answer = msgspec.json.decode(line, type=_Answer)
+        except msgspec.DecodeError as error:
+            raise self._fail(f"answered {line[:80]!r}, which is no answer to {op!r}") from error
+        if answer.error is not None:
+            raise RemoteError(answer.error.kind, answer.error.code, answer.error.message, answer.error.hint)
+        return answer.result
 
     def close(self) -> None:
         """End the child and whatever it started. Twice is fine."""
@@ -130,9 +152,9 @@ class Child:
                 if not chunk:
                     raise self._fail(self._death())
                 self._buffer += chunk
-            elif time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise self._fail(f"hung: no answer to {op!r} within {timeout_s:g} s")
-            elif self._max_memory_bytes is not None and (used := _memory_bytes(self.pid)) > self._max_memory_bytes:
+            if self._max_memory_bytes is not None and (used := _memory_bytes(self.pid)) > self._max_memory_bytes:
                 raise self._fail(
                     f"used {used / 2**20:.0f} MiB of memory, more than {self._max_memory_bytes / 2**20:.0f}"
                 )
@@ -147,7 +169,10 @@ class Child:
             return "closed its pipe"
         if status >= 0:
             return f"ended with exit code {status}{self._tail()}"
-        name = signal.Signals(-status).name
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
         why = ", most likely because the machine ran out of memory" if name == "SIGKILL" else self._tail()
         return f"crashed with {name}{why}"
 
@@ -182,19 +207,16 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line)
         try:
-            answer: dict[str, Any] = {"result": handlers[request["op"]](**request["arguments"])}
+            answer = _Answer(dict(handlers[request["op"]](**request["arguments"])))
         except RunoffError as error:
-            answer = {"error": _describe(error, error.code, error.message, error.hint)}
+            answer = _Answer(error=_Failure(type(error).__name__, error.code, error.message, error.hint))
         except MemoryError as error:
-            answer = {"error": _describe(error, ChildFailed.code, "ran out of memory", None)}
+            answer = _Answer(error=_Failure(type(error).__name__, ChildFailed.code, "ran out of memory", None))
         except Exception as error:  # noqa: BLE001 - reported to the parent, which decides
-            answer = {"error": _describe(error, RunoffError.code, f"{type(error).__name__}: {error}", None)}
+            kind = type(error).__name__
+            answer = _Answer(error=_Failure(kind, RunoffError.code, f"{kind}: {error}", None))
         pipe.write(msgspec.json.encode(answer) + b"\n")
         pipe.flush()
-
-
-def _describe(error: BaseException, code: str, message: str, hint: str | None) -> dict[str, Any]:
-    return {"kind": type(error).__name__, "code": code, "message": message, "hint": hint}
 
 
 def _die_with_parent() -> None:

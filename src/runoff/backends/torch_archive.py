@@ -121,7 +121,7 @@ def _is_operator(text: str) -> bool:
     root, _, path = text.partition("torch.ops.")
     namespace, _, name = path.partition(".")
     library = getattr(torch.ops, namespace, None) if not root else None
-    if not isinstance(library, torch._ops._OpNamespace):
+    if not isinstance(library, (torch._ops._OpNamespace, torch._ops._HigherOrderNamespace)):
         return False
     packet, _, overload = name.partition(".")
     operator = getattr(library, packet, None)

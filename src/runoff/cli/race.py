@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runoff.cli.console import console, print_json
 from runoff.errors import RaceError, UnknownName, unknown_name
+
+if TYPE_CHECKING:
+    from runoff.race.options import RaceOptions
 
 _MIB = 2**20
 
@@ -45,17 +48,14 @@ def race(
 ) -> None:
     """Race every runtime that can run the model and record the fastest one that stays correct."""
     from runoff.auto import parse_device
-    from runoff.race.api import race_model
     from runoff.race.fidelity import LEVELS, Contract
     from runoff.race.options import RaceOptions
-    from runoff.race.report import result_data, write_report
-    from runoff.race.terminal import ProgressListener, print_result
 
     if contract is not None and contract not in LEVELS:
         raise unknown_name("contract", contract, list(LEVELS))
     options = RaceOptions(
-        objective=objective,  # type: ignore[arg-type] - make_options checks it
-        contract=Contract(contract, max_error, read_fraction(max_metric_drop)),  # type: ignore[arg-type] - checked above
+        objective=objective,  # type: ignore[arg-type]  # make_options checks it
+        contract=Contract(contract, max_error, read_fraction(max_metric_drop)),
         max_memory_bytes=_bytes(max_memory),
         batches=_numbers(batch, "--batch"),
         num_threads=_numbers(threads, "--threads") if threads else None,
@@ -68,6 +68,17 @@ def race(
         max_rounds=max(rounds, RaceOptions().max_rounds),
         force=force,
     )
+    _race(model, options, out=out, report=report, as_json=as_json)
+
+
+def _race(model: str, options: RaceOptions, *, out: Path | None, report: Path | None, as_json: bool) -> None:
+    from runoff.race.api import race_model
+    from runoff.race.data import result_data
+    from runoff.race.report import load_template, write_report
+    from runoff.race.terminal import ProgressListener, print_result
+
+    if report is not None:
+        load_template()  # before the race: it would be late to learn afterwards that the report cannot be written
     with ProgressListener(console(stderr=True)) as listener:
         result = race_model(model, options, listener, out=out)
     if report is not None:

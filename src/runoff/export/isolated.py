@@ -5,8 +5,6 @@ Knows what crosses the pipe; knows no step and no runtime.
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import msgspec
@@ -18,9 +16,8 @@ WORKER = "runoff.export.worker"
 
 
 def worker(max_memory_bytes: int | None = None) -> Child:
-    """Start a worker that finds the same modules as this process, such as the caller's own network classes."""
-    path = os.pathsep.join(entry for entry in ("", *sys.path) if entry is not None)
-    return Child(WORKER, max_memory_bytes=max_memory_bytes, environment={"PYTHONPATH": path})
+    """Start a worker."""
+    return Child(WORKER, max_memory_bytes=max_memory_bytes)
 
 
 def plain(package: Package) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def list_candidates(
         packages: entries of a manifest.
         num_threads: thread counts to enter each variant with.
         device: where all of them run.
-        only: when given, the ids without `@threads` that compete, such as `torch-fp32+compile`.
+        only: when given, the ids that compete, such as `torch-fp32+compile`, or one of them with its `@threads`.
 
     Raises:
         UnknownName: `only` names a candidate that does not exist; the message lists those that do.
@@ -99,11 +99,8 @@ def list_candidates(
     if only is None:
         return made
     known = {candidate.id.partition("@")[0]: None for candidate in made}
+    full = {candidate.id for candidate in made}
     for name in only:
-        if name.partition("@")[0] not in known:
+        if name not in known and name not in full:
             raise unknown_name("candidate", name, list(known))
-    return [
-        candidate
-        for candidate in made
-        if candidate.id in only or any("@" not in name and candidate.id.partition("@")[0] == name for name in only)
-    ]
+    return [candidate for candidate in made if {candidate.id, candidate.id.partition("@")[0]} & set(only)]

@@ -208,7 +208,7 @@ class Labeller:
         """Place the label of a point; with no free place at all, the short one goes where it hides least."""
         near = [*_positions(point, point.label, 0)]
         far = [place for step in range(1, 6) for place in _positions(point, point.label, step)]
-        short = [place for step in range(4) for place in _positions(point, point.short, step)]
+        short = [place for step in range(9) for place in _positions(point, point.short, step)]
         free = (place for place in (*near, *far, *short) if self._is_free(place.box))
         found = next(free, None)
         if found is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from runoff.child import RemoteError
-from runoff.errors import ChildFailed, FormatMismatch, ModelError, RaceError
+from runoff.errors import ChildFailed, ModelError, RaceError, RunoffError
 from runoff.models.arrays import Array, read_npz
 from runoff.models.folder import ModelFolder, Package
 from runoff.models.manifest import Fidelity
@@ -23,7 +23,7 @@ from runoff.race.inputs import RaceInputs, write_batch, write_padded
 from runoff.race.record import Bounds, Entrant, package_sha256
 from runoff.types import Precision
 
-FAILURES = (ChildFailed, RemoteError, RaceError, ModelError, FormatMismatch)
+FAILURES = (ChildFailed, RemoteError, RaceError, ModelError)
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Checker:
         try:
             package.verify()
         except ModelError as error:
-            return msgspec.structs.replace(entrant, failure=error.message), None
+            return disqualified(entrant, error, self.bounds), None
         contestant = Contestant(package, candidate, self.bounds)
         try:
             return self._measure(package, entrant, contestant), contestant
@@ -117,11 +117,12 @@ class Checker:
 def disqualified(entrant: Entrant, error: Exception, bounds: Bounds) -> Entrant:
     """The entrant with the reason for which it cannot compete, and the bounds where they may be that reason."""
     within = bounds if isinstance(error, ChildFailed) else None
-    return msgspec.structs.replace(entrant, failure=_reason(error), failed_within=within)
+    hint = error.hint if isinstance(error, RunoffError) else None
+    return msgspec.structs.replace(entrant, failure=_reason(error), hint=hint, failed_within=within)
 
 
 def _reason(error: Exception) -> str:
-    message = error.message if isinstance(error, (ChildFailed, RemoteError, RaceError, ModelError)) else str(error)
+    message = error.message if isinstance(error, RunoffError) else str(error)
     return " ".join(message.split())[:500]
 
 

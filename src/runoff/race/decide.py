@@ -10,7 +10,7 @@ Same facts, same decision and explanation. Knows no arrays, no runtime and no di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -32,6 +32,9 @@ from runoff.race.wish import Wish as Wish
 from runoff.types import Precision
 
 _MIB = 2**20
+_CONTRACT_HINT = "only a wider contract admits it"
+_Why: TypeAlias = tuple[str, str | None]
+"""The reason of a rejection, and what would change it."""
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -103,7 +106,8 @@ def decide(manifest: Manifest, environment: Environment, wish: Wish, record: Rec
     ranking = tuple(sorted(ranking, key=lambda ranked: preference(ranked.candidate, ranked.runs_at, wish)))
     tied = [ranked.candidate.id for ranked in ranking if ranked.tied]
     if tied:
-        notes.append(f"a tie within the noise: {', '.join(tied)}; settled by smaller memory, then faster start")
+        kind = "a tie" if wish.objective == "size" else "a tie within the noise"
+        notes.append(f"{kind}: {', '.join(tied)}; settled by smaller memory, then faster start")
     return Decision(
         model=manifest.name,
         wish=wish,
@@ -181,78 +185,74 @@ class _Filter:
         if entry is None or row is None:
             hint = "install the plug-in that brings it"
             return Rejection(candidate.id, f"no backend {candidate.backend!r} in this installation", hint)
-        for check in (self._wished, self._installed, self._static):
-            rejection = check(candidate, entry, row, entrant)
-            if rejection:
-                return rejection
-        reason = self._measured(entrant, self._record) if entrant and self._record else self._unmeasured(entry)
-        return Rejection(candidate.id, reason) if reason else None
+        found = (
+            self._wished(candidate, row, entrant)
+            or self._installed(row)
+            or self._static(candidate, entry, row)
+            or (self._measured(entrant, self._record) if entrant and self._record else self._unmeasured(entry))
+        )
+        return Rejection(candidate.id, *found) if found else None
 
-    def _wished(
-        self, candidate: Candidate, entry: PackageEntry, row: BackendRow, entrant: Entrant | None
-    ) -> Rejection | None:
+    def _wished(self, candidate: Candidate, row: BackendRow, entrant: Entrant | None) -> _Why | None:
         wish = self._wish
         if wish.backends and row.id not in wish.backends:
-            return Rejection(candidate.id, f"backend {row.id} was not asked for")
+            return f"backend {row.id} was not asked for", None
         names = precision_names(candidate, entrant.runs_at if entrant else None)
         if wish.precisions and not set(names) & set(wish.precisions):
-            return Rejection(candidate.id, f"precision {names[-1]} was not asked for")
-        if wish.num_threads is not None and candidate.num_threads != wish.num_threads:
-            threads = "all" if candidate.num_threads is None else str(candidate.num_threads)
-            return Rejection(candidate.id, f"raced with {threads} threads, {wish.num_threads} were asked for")
+            return f"precision {names[-1]} was not asked for", None
+        if wish.num_threads not in (None, candidate.num_threads):
+            threads = f"{candidate.num_threads} thread" + ("" if candidate.num_threads == 1 else "s")
+            hint = f"runoff race --threads {wish.num_threads}"
+            return f"raced with {threads}, {wish.num_threads} asked for", hint
         return None
 
-    def _installed(
-        self, candidate: Candidate, entry: PackageEntry, row: BackendRow, entrant: Entrant | None
-    ) -> Rejection | None:
+    def _installed(self, row: BackendRow) -> _Why | None:
         if row.library is None:
             return None
         library = self._environment.libraries.get(row.library)
         if library is None or library.version is None:
-            install = library.install if library else None
-            return Rejection(candidate.id, f"{row.title} is not installed", install)
+            return f"{row.title} is not installed", library.install if library else None
         if library.problem:
-            return Rejection(candidate.id, f"{row.title} {library.version} is broken: {library.problem}")
+            return f"{row.title} {library.version} cannot be used: {library.problem}", library.install
         return None
 
-    def _static(
-        self, candidate: Candidate, entry: PackageEntry, row: BackendRow, entrant: Entrant | None
-    ) -> Rejection | None:
+    def _static(self, candidate: Candidate, entry: PackageEntry, row: BackendRow) -> _Why | None:
         wish = self._wish
-        if wish.device != candidate.device:
-            return Rejection(candidate.id, f"raced on {candidate.device}, {wish.device} was asked for")
         if wish.device.kind not in row.devices:
-            return Rejection(candidate.id, f"{row.title} does not run on {wish.device.kind}")
+            return f"{row.title} does not run on {wish.device.kind}", f"it runs on {', '.join(row.devices)}"
         if wish.device.kind == "cuda" and not self._environment.has_device(wish.device):
             which = "CUDA device" if wish.device.index is None else f"device {wish.device}"
-            return Rejection(candidate.id, f"this machine has no {which}")
+            return f"this machine has no {which}", f"it has {', '.join(self._environment.devices)}"
+        if wish.device != candidate.device:
+            hint = f"runoff race --device {wish.device}"
+            return f"raced on {candidate.device}, {wish.device} was asked for", hint
         if wish.batch_size is not None and entry.batch not in ("dynamic", wish.batch_size):
-            return Rejection(candidate.id, f"made for batch {entry.batch}, {wish.batch_size} was asked for")
+            return f"made for batch {entry.batch}, {wish.batch_size} was asked for", None
         return None
 
-    def _measured(self, entrant: Entrant, record: Record) -> str | None:
+    def _measured(self, entrant: Entrant, record: Record) -> _Why | None:
         if entrant.failure:
-            return entrant.failure
+            return entrant.failure, entrant.hint
         if entrant.fidelity is None:
-            return "the race was interrupted before it was checked"
+            return "the race was interrupted before it was checked", "runoff race"
         limit = self._wish.max_memory_bytes
         used = entrant.peak_memory_bytes
         if limit is not None and used is not None and used > limit:
-            return f"peak memory {used / _MIB:.0f} MiB is over {limit / _MIB:.0f} MiB"
+            return f"peak memory {used / _MIB:.0f} MiB is over {limit / _MIB:.0f} MiB", "raise the limit"
         outside = outside_contract(entrant, record, self._manifest.reference, self._wish.contract)
         if outside:
-            return outside
+            return outside, _CONTRACT_HINT
         if cost(entrant, self._wish, self._batch) is not None:
             return None
         if any(timing.turns for timing in entrant.timings):
-            return f"was not timed at batch {self._batch}"
-        return "was checked but not timed"
+            return f"was not timed at batch {self._batch}", f"runoff race --batch {self._batch}"
+        return "was checked but not timed", "runoff race"
 
-    def _unmeasured(self, entry: PackageEntry) -> str | None:
+    def _unmeasured(self, entry: PackageEntry) -> _Why | None:
         if entry.fidelity is None:
             return None
         outside = violation(entry.fidelity, entry.precision, self._wish.contract, {})
-        return f"outside its contract: {outside}" if outside else None
+        return (f"outside its contract: {outside}", _CONTRACT_HINT) if outside else None
 
 
 def _batch(wish: Wish, record: Record | None, notes: list[str]) -> int:

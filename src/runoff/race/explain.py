@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from runoff.race.decide import UNITS, Decision, Ranked
 
-GUESS_HINT = "nothing was measured on this machine: `runoff race` measures the candidates and picks the fastest"
+GUESS_HINT = "this choice was not measured on this machine: `runoff race` measures all candidates and picks the fastest"
 
 
 def explain(decision: Decision) -> str:
@@ -18,8 +18,11 @@ def explain(decision: Decision) -> str:
     if decision.rejections:
         width = max(len(rejection.candidate_id) for rejection in decision.rejections)
         lines += ["", "rejected"]
+        told: set[str | None] = {None}
         for rejection in decision.rejections:
-            hint = f" ({rejection.hint})" if rejection.hint else ""
+            # The same hint helps several candidates: it is told where it comes first.
+            hint = f" ({rejection.hint})" if rejection.hint not in told else ""
+            told.add(rejection.hint)
             lines.append(f"  {rejection.candidate_id:<{width}}  {rejection.reason}{hint}")
     if decision.notes:
         lines += ["", *(f"note: {note}" for note in decision.notes)]

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 MISSING = "\N{EN DASH}"
 MIB = 2**20
 _SIGNIFICANT = 3
-_MAX_DECIMALS = 4
+_MAX_DECIMALS = 5
 _MINUS = "\N{MINUS SIGN}"
 
 
 def decimals_for(values: Iterable[float | None], significant: int = _SIGNIFICANT) -> int:
-    """Decimals that show the smallest of a column's values with that many significant digits, at most four.
+    """Decimals that show the smallest of a column's values with that many significant digits, at most five.
 
     One number of decimals for a whole column keeps its points below each other.
     """

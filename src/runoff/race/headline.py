@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
-from runoff.race.decide import UNITS, Objective, Ranked
 from runoff.race.figures import rounded
+from runoff.race.rank import Ranked
 from runoff.race.run import RaceResult
 from runoff.race.standings import decisive_batch, plain_reference, winner_entrant
+from runoff.race.wish import UNITS, Objective
 
 _COMPARED: dict[Objective, str] = {
     "latency": "times as fast as",
@@ -55,9 +56,7 @@ def headline(result: RaceResult) -> Headline:
     sentence = f"wins with {_figure(winner, result)}{_comparison(winner, reference, ratio, result)}."
     rivals = [ranked.candidate.id for ranked in decision.ranking[1:] if ranked.tied]
     if winner.tied and rivals:
-        sentence += (
-            f" The difference to {_listing(rivals)} is within the noise: smaller memory, then faster start, settled it."
-        )
+        sentence += f" {_rivals(rivals, decision.wish.objective)}: smaller memory, then faster start, settled it."
     return Headline(decision.chosen.id, sentence, ratio)
 
 
@@ -86,7 +85,8 @@ def _comparison(winner: Ranked, reference: Ranked | None, ratio: float | None, r
     if reference.candidate.id == winner.candidate.id:
         return "; it is the reference's own plain candidate"
     if winner.tied and reference.tied:
-        return f", within the noise of {name} ({ratio:.2f} {_COMPARED[result.decision.wish.objective]} it)"
+        how = "as small as" if result.decision.wish.objective == "size" else "within the noise of"
+        return f", {how} {name} ({ratio:.2f} {_COMPARED[result.decision.wish.objective]} it)"
     return f", {rounded(ratio)} {_COMPARED[result.decision.wish.objective]} {name}"
 
 
@@ -98,5 +98,7 @@ def _ratio(winner: Ranked, reference: Ranked, objective: Objective) -> float | N
     return other / own if objective in ("latency", "cold-start") else own / other
 
 
-def _listing(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _rivals(names: list[str], objective: Objective) -> str:
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    # A size is not measured with noise: only an equal one is a tie.
+    return f"It is as small as {listed}" if objective == "size" else f"The difference to {listed} is within the noise"

@@ -120,7 +120,7 @@ def quantize_forms(
 
 
 def needs_reduced_range(environment: Environment) -> bool:
-    """Whether int8 weights need 7 bits here: x86 without dot products sums pairs of products in 16 bits, which overflow."""
+    """Whether int8 weights need 7 bits: x86 without dot products sums pairs of products in 16 bits, which overflow."""
     return environment.os.arch == "x86_64" and not _DOT_PRODUCTS & set(environment.cpu.isa)
 
 

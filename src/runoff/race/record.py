@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from runoff.errors import ModelError
 from runoff.models.folder import write_atomically
 from runoff.models.manifest import Fidelity, PackageEntry
 from runoff.race.candidates import Candidate
@@ -74,6 +75,7 @@ class Entrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         package_sha256: the digests of the package's files, joined: the figures are for these files only.
         failure: why it cannot compete at all, such as a crash; None while it can.
+        hint: what to do about the failure.
         failed_within: the bounds under which its process failed; a race with wider ones tries it again.
         runs_at: the precision that its session reports.
         facts: what its session reports of itself.
@@ -87,6 +89,7 @@ class Entrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     package_sha256: str
     size_bytes: int
     failure: str | None = None
+    hint: str | None = None
     failed_within: Bounds | None = None
     runs_at: Precision | None = None
     facts: dict[str, Any] = {}
@@ -209,7 +212,10 @@ def write_record(path: Path, record: Record) -> None:
     Raises:
         ModelError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror}") from error
     write_atomically(path, msgspec.json.encode(record) + b"\n")
 
 

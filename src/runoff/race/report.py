@@ -20,7 +20,7 @@ from runoff.race.headline import headline
 from runoff.race.report_tables import fidelity_table, speed_table
 from runoff.race.run import RaceResult
 from runoff.race.scatter import SHAPES, dots, limit_lines, scatter
-from runoff.race.standings import Standing, all_notes, decisive_batch, standings
+from runoff.race.standings import Standing, Verdict, all_notes, decisive_batch, standings
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -57,7 +57,7 @@ def render_report(result: RaceResult) -> str:
         headline=headline(result),
         subtitle=_subtitle(result),
         tiles=_tiles(result, field),
-        legend=_legend(field),
+        legend=_legend({dot.standing.verdict for dot in dots(field, decisive_batch(result))}),
         error_charts=_error_charts(result, field),
         undrawn=_undrawn(result, field),
         metric_decides=_metric_decides(result),
@@ -83,20 +83,18 @@ def load_template() -> Template:
     """
     try:
         from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
     except ImportError as error:
         raise RunoffError(
             "the report cannot be written: jinja2 is not installed", hint="pip install 'runoff[report]'"
         ) from error
 
     def finalize(value: object) -> object:
-        return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        is_markup = hasattr(value, "__html__")
+        return printable(value) if isinstance(value, str) and not is_markup else value
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=finalize
     )
-    # `svg` marks the charts as markup: the SVG writer has escaped every text in them.
-    environment.filters["svg"] = Markup
     return environment.from_string(files("runoff.race").joinpath("report.html.j2").read_text(encoding="utf-8"))
 
 
@@ -130,9 +128,8 @@ def _tiles(result: RaceResult, field: tuple[Standing, ...]) -> list[tuple[str, s
     return tiles
 
 
-def _legend(field: tuple[Standing, ...]) -> list[tuple[str, str, str]]:
-    """Class, name and picture of each kind of point that there is."""
-    present = {standing.verdict for standing in field}
+def _legend(present: set[Verdict]) -> list[tuple[str, str, str]]:
+    """Class, name and picture of each kind of point that is drawn."""
     legend: list[tuple[str, str, str]] = []
     for verdict, shape in SHAPES.items():
         if verdict in present:

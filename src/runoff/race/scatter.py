@@ -132,7 +132,7 @@ def _limits(svg: ET.Element, area: Box, y: LogScale, limits: Sequence[tuple[str,
         at = y(value)
         words = f"{name} ≤ {value:g}"
         line(svg, "limit", (area.left, at), (area.right, at))
-        text(svg, "limit-name", (area.right - 4, at - 4), words, "end")
+        text(svg, "limit-name", (area.right - 4, at - 5), words, "end")
         labeller.taken.append(Box(area.right - 4 - text_width(words), at - 16, area.right, at))
         labeller.taken.append(Box(area.left, at - 1, area.right, at + 1))
 

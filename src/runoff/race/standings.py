@@ -12,7 +12,8 @@ import msgspec
 
 from runoff.models.manifest import Fidelity
 from runoff.race.candidates import Candidate
-from runoff.race.decide import Decision, Ranked
+from runoff.race.decide import Decision
+from runoff.race.rank import Ranked
 from runoff.race.record import BatchTiming, Entrant, Record
 from runoff.race.run import RaceResult
 from runoff.types import Precision
@@ -124,10 +125,10 @@ def _unranked(result: RaceResult) -> list[Standing]:
         standing = _standing(rejection.candidate_id, "rejected", record)
         found.append(msgspec.structs.replace(standing, reason=rejection.reason, hint=rejection.hint))
     for entrant in record.entrants:
-        # Neither ranked nor rejected: kept, but without the figure that the objective ranks by.
+        # The decision looks past figures of files that are no longer the package's; a reader wonders where they are.
         if entrant.candidate.id not in known:
             standing = _standing(entrant.candidate.id, "unmeasured", record)
-            reason = f"has no figure for the objective {decision.wish.objective}"
+            reason = "its package was changed or removed after it was measured"
             found.append(msgspec.structs.replace(standing, reason=reason))
     batch = decisive_batch(result)
     return sorted(found, key=lambda standing: _speed(standing, batch))

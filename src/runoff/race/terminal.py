@@ -29,6 +29,7 @@ _STYLES: dict[Verdict, str] = {
     "rejected": "dim",
 }
 _STAGES = {"wait": "waiting", "make": "making", "check": "checking", "time": "timing", "done": "done"}
+_ROOMY = 120
 _LINE_EVERY_S = 5.0
 """Where lines cannot be redrawn: a log should show that a race is alive, not every turn."""
 
@@ -38,7 +39,7 @@ def print_result(result: RaceResult, console: Console) -> None:
     outcome = headline(result)
     sentence = Text(printable(outcome.subject), "bold green" if result.decision.chosen else "bold red")
     console.print(sentence.append(f" {printable(outcome.predicate)}", "not bold default"))
-    for table in (race_table(result), rejection_table(result)):
+    for table in (race_table(result, console.width), rejection_table(result)):
         if table.row_count:
             console.print()
             console.print(table)
@@ -46,34 +47,33 @@ def print_result(result: RaceResult, console: Console) -> None:
         console.print(Text(f"note: {printable(note)}"))
 
 
-def race_table(result: RaceResult) -> Table:
-    """Every candidate that was opened, the ranking first; readable from 100 columns.
+def race_table(result: RaceResult, width: int = 140) -> Table:
+    """Every candidate that was opened, the ranking first; with several batch sizes each has a line of its own.
 
-    With several batch sizes a candidate has a line for each.
+    Args:
+        width: columns that there are; readable from 100, and roomier from 120.
     """
     field = [standing for standing in standings(result) if standing.candidate is not None]
     batches = result.record.settings.batches
     metrics = list(dict.fromkeys(name for standing in field for name in standing.metric))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("#", justify="right", no_wrap=True)
+    table = _bare_table(1 if width >= _ROOMY else 0)
     table.add_column("candidate", overflow="fold", min_width=12)
     table.add_column("runs\nat", no_wrap=True)
     for title in (*(["batch"] if len(batches) > 1 else []), "p50 ms", "p95 ms", "items/s"):
         table.add_column(title, justify="right", no_wrap=True)
     for title in ("start\ns", "memory\nMiB", "max rel\nerror", *(f"{printable(name)}\n%" for name in metrics)):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, min_width=8)
     timed = [figures for standing in field for figures in standing.batches]
     decimals = decimals_for(figures.p50_ms for figures in timed)
     for standing in field:
-        speeds = [_speed(standing.at(batch), decimals) for batch in batches]
-        if len(batches) > 1:
-            speeds = [(str(batch), *speed) for batch, speed in zip(batches, speeds, strict=True)]
+        speeds = [(str(batch), *_speed(standing.at(batch), decimals)) for batch in batches]
+        first = 0 if len(batches) > 1 else 1
         table.add_row(
             str(standing.number),
             Text(printable(standing.candidate_id)),
             str(standing.runs_at or MISSING),
-            *("\n".join(lines) for lines in zip(*speeds, strict=True)),
+            *("\n".join(lines) for lines in list(zip(*speeds, strict=True))[first:]),
             *_about(standing),
             *(percent(standing.metric.get(name), 2) for name in metrics),
             standing.verdict,
@@ -84,8 +84,7 @@ def race_table(result: RaceResult) -> Table:
 
 def rejection_table(result: RaceResult) -> Table:
     """Every candidate that was rejected or has no figure, and every package that could not be made, with the reason."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("#", justify="right", no_wrap=True)
+    table = _bare_table(1)
     table.add_column("not eligible", overflow="fold", min_width=12)
     table.add_column("reason", overflow="fold", ratio=1)
     for standing in standings(result):
@@ -94,6 +93,12 @@ def rejection_table(result: RaceResult) -> Table:
             if standing.hint:
                 reason.append(f"\nhint: {printable(standing.hint)}", "dim")
             table.add_row(str(standing.number), Text(printable(standing.candidate_id)), reason)
+    return table
+
+
+def _bare_table(padding: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("#", justify="right", no_wrap=True)
     return table
 
 
@@ -120,7 +125,7 @@ class ProgressListener:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID | None = None
         self._stage: str | None = None
         self._printed_s = 0.0
 
@@ -138,7 +143,6 @@ class ProgressListener:
                 redirect_stdout=False,
             )
             self._progress.start()
-            self._task = self._progress.add_task("starting", total=None, detail="")
         return self
 
     def __call__(self, event: Event) -> None:
@@ -146,11 +150,13 @@ class ProgressListener:
         if self._progress is None:
             self._print(event)
             return
-        stage = _STAGES.get(event.stage, event.stage)
         detail = printable(event.detail)
-        if event.stage != self._stage:
+        if self._task is None or event.stage != self._stage:
+            # A new task and not a reset one, which would keep the total of the stage before.
+            if self._task is not None:
+                self._progress.remove_task(self._task)
             self._stage = event.stage
-            self._progress.reset(self._task, total=None, description=stage, detail=detail)
+            self._task = self._progress.add_task(_STAGES.get(event.stage, event.stage), total=None, detail=detail)
         if event.total:
             self._progress.update(self._task, total=event.total, completed=event.done, detail=detail)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,7 @@ def test_weights_outside_the_folder_are_not_read(tmp_path: Path, location: str, 
     (tmp_path / "secret.bin").write_bytes(np.ones(12, np.float32).tobytes())
     folder = tmp_path / "model"
     folder.mkdir()
-    os.symlink("../secret.bin", folder / "link.bin")
+    (folder / "link.bin").symlink_to("../secret.bin")
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 3], data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", "0"), ("length", "48")):
         weight.external_data.add(key=key, value=value)

@@ -51,11 +51,16 @@ def test_one_failing_format_does_not_stop_the_others(model: ModelFolder, capsys:
     assert data["failed"][0]["hint"]
 
 
-def test_bare_file_is_adopted_and_exported(model: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _exit_code(str(model.reference.main_file), "--to", "openvino", "--batch", "3", "--json") == 0
+def test_bare_file_is_exported_in_the_folder_asked_for(
+    model: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    given = [str(model.reference.main_file), "--to", "openvino", "--batch", "3", "--out", str(out), "--json"]
+    assert _exit_code(*given) == 0
     data = json.loads(capsys.readouterr().out)
     assert [row["package"] for row in data["made"]] == ["openvino-fp32-b3"]
-    assert Path(data["folder"]) != model.root
+    assert data["folder"] == str(out)
+    assert [package.id for package in read_folder(out).packages] == ["torch-fp32", "openvino-fp32-b3"]
 
 
 @pytest.mark.parametrize(
