@@ -149,7 +149,8 @@ def _compile(core: Any, model: Any, device: str, package: Package, options: Sess
     """
     own = package.entry.precision
     # Quantised layers run as they are; the hint is about the float layers around them.
-    wanted = (own if own in _HINTS else Precision.FP32) if options.precision is None else options.precision
+    asked = None if options.precision == own and own not in _HINTS else options.precision
+    wanted = (own if own in _HINTS else Precision.FP32) if asked is None else asked
     if wanted != "default" and wanted not in _HINTS:
         raise RuntimeLoadError(
             f"OpenVINO takes the precisions {', '.join(_HINTS)} and default as a hint, not {wanted}",
@@ -158,7 +159,7 @@ def _compile(core: Any, model: Any, device: str, package: Package, options: Sess
     compiled = _compile_at(core, model, device, wanted, (package, options))
     if wanted == "default" or reported_precision(compiled) == wanted:
         return compiled
-    if options.precision is None:
+    if asked is None:
         # Nobody asked for 16 bits as such: fp32 is at least as exact, and every device has it.
         return _compile_at(core, model, device, Precision.FP32, (package, options))
     raise RuntimeLoadError(

@@ -12,6 +12,7 @@ from runoff.errors import RaceError, UnknownName, unknown_name
 
 if TYPE_CHECKING:
     from runoff.race.options import RaceOptions
+    from runoff.types import Precision
 
 _MIB = 2**20
 
@@ -36,6 +37,10 @@ def race(
     backend: Annotated[str | None, typer.Option(help="Backends that compete, such as torch,onnx.")] = None,
     candidates: Annotated[
         str | None, typer.Option(help="Candidates that compete, such as torch-fp32,torch-fp32+compile.")
+    ] = None,
+    precisions: Annotated[
+        str | None,
+        typer.Option(help="Precisions that compete and are made first, such as fp32,bf16,int8."),
     ] = None,
     device: Annotated[str, typer.Option(help="Where the candidates run, such as cpu or cuda:0.")] = "cpu",
     data: Annotated[Path | None, typer.Option(help="An .npz of inputs by name to compare and time on.")] = None,
@@ -62,6 +67,7 @@ def race(
         device=parse_device(device),
         candidates=_names(candidates),
         backends=_names(backend),
+        precisions=_precisions(precisions),
         data=data,
         labels=labels,
         rounds=rounds,
@@ -97,6 +103,17 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _precisions(text: str | None) -> tuple[Precision, ...] | None:
+    from runoff.types import Precision
+
+    known = [precision.value for precision in Precision]
+    names = _names(text)
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("precision", name, known)
+    return None if names is None else tuple(Precision(name) for name in names)
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:

@@ -124,6 +124,19 @@ def needs_reduced_range(environment: Environment) -> bool:
     return environment.os.arch == "x86_64" and not _DOT_PRODUCTS & set(environment.cpu.isa)
 
 
+def quantization_notes(folder: ModelFolder) -> list[str]:
+    """A sentence for each quantised package: what it was calibrated on, and which layers stayed in higher precision."""
+    notes = []
+    for entry in folder.manifest.packages:
+        details = entry.made_by.details if entry.made_by else {}
+        parts = [f"calibrated on {details['data']}"] if "data" in details else []
+        kept = details.get("kept", ())
+        parts += [f"{len(kept)} layers stay in fp32: {', '.join(kept)}"] if kept else []
+        if parts:
+            notes.append(f"{entry.id}: {'; '.join(parts)}")
+    return notes
+
+
 def _check(wish: QuantizeWish) -> None:
     if wish.precision not in PRECISIONS:
         raise unknown_name("precision", wish.precision, list(PRECISIONS))
