@@ -85,6 +85,7 @@ class Child:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
         self._buffer = b""
+        self._end: str | None = None
 
     @property
     def pid(self) -> int:
@@ -103,10 +104,12 @@ class Child:
             ChildFailed: the child crashed, hung, or used too much memory; it is gone.
             RemoteError: the handler raised; the child goes on.
         """
+        if self._end is not None:
+            raise ChildFailed(self._end)
         try:
             self._stdin.write(msgspec.json.encode({"op": op, "arguments": arguments}) + b"\n")
             self._stdin.flush()
-        except (BrokenPipeError, ValueError) as error:
+        except BrokenPipeError as error:
             raise self._fail(self._death()) from error
         line = self._read_line(op, timeout_s)
         try:
@@ -119,6 +122,7 @@ class Child:
 
     def close(self) -> None:
         """End the child and whatever it started. Twice is fine."""
+        self._end = self._end or "was closed"
         self._kill()
         self._selector.close()
         for pipe in (self._process.stdin, self._process.stdout, self._log):
@@ -152,12 +156,11 @@ class Child:
                 if not chunk:
                     raise self._fail(self._death())
                 self._buffer += chunk
-            if time.monotonic() > deadline:
+            elif time.monotonic() > deadline:
                 raise self._fail(f"hung: no answer to {op!r} within {timeout_s:g} s")
-            if self._max_memory_bytes is not None and (used := _memory_bytes(self.pid)) > self._max_memory_bytes:
-                raise self._fail(
-                    f"used {used / 2**20:.0f} MiB of memory, more than {self._max_memory_bytes / 2**20:.0f}"
-                )
+            elif self._max_memory_bytes is not None and (used := _memory_bytes(self.pid)) > self._max_memory_bytes:
+                limit = self._max_memory_bytes
+                raise self._fail(f"used {used / 2**20:.0f} MiB of memory, more than {limit / 2**20:.0f} MiB")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -184,6 +187,7 @@ class Child:
         return f": {lines[-1].strip()}" if lines else ""
 
     def _fail(self, why: str) -> ChildFailed:
+        self._end = why
         self.close()
         return ChildFailed(why)
 

@@ -68,7 +68,7 @@ def run(arguments: list[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:
         # The reader of our output, such as `head`, has had enough; nothing can be printed to it any more.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         code = 1
     except Exception as error:
         if debug:

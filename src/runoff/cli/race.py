@@ -79,9 +79,9 @@ def race(
 
 def _race(model: str, options: RaceOptions, *, out: Path | None, report: Path | None, as_json: bool) -> None:
     from runoff.race.api import race_model
-    from runoff.race.data import result_data
-    from runoff.race.report import load_template, write_report
-    from runoff.race.terminal import ProgressListener, print_result
+    from runoff.race.report.data import result_data
+    from runoff.race.report.page import load_template, write_report
+    from runoff.race.report.terminal import ProgressListener, print_result
 
     if report is not None:
         load_template()  # before the race: it would be late to learn afterwards that the report cannot be written

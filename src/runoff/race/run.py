@@ -65,8 +65,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         FolderBusy: another race held the folder for longer than the lock timeout.
         UnknownName: a backend or candidate that does not exist.
     """
-    options = options or RaceOptions()
-    _check_options(options)
+    options = _checked(options or RaceOptions())
     with folder_lock(folder.root, lambda: listener(Event("wait", "another race holds the folder; waiting for it"))):
         environment = describe_environment()
         folder = read_folder(folder.root)
@@ -235,7 +234,8 @@ def _memory_limit(environment: Environment, options: RaceOptions) -> int:
     return min(usable, options.max_memory_bytes or usable)
 
 
-def _check_options(options: RaceOptions) -> None:
+def _checked(options: RaceOptions) -> RaceOptions:
+    """The options with backends by their ids; refuses what makes no sense."""
     for name in ("samples", "rounds"):
         if getattr(options, name) < 1:
             raise RaceError(f"{name} is {getattr(options, name)}, expected a number from 1")
@@ -243,13 +243,14 @@ def _check_options(options: RaceOptions) -> None:
         raise RaceError(f"batch sizes are {list(options.batches)}, expected numbers from 1")
     if options.num_threads is not None and (not options.num_threads or min(options.num_threads) < 1):
         raise RaceError(f"thread counts are {list(options.num_threads)}, expected numbers from 1")
-    for name in options.backends or ():
-        table.row(name)
+    if options.backends is None:
+        return options
+    return msgspec.structs.replace(options, backends=tuple(table.row(name).id for name in options.backends))
 
 
 def _candidates(folder: ModelFolder, environment: Environment, options: RaceOptions) -> list[Candidate]:
     """Candidates whose library is installed; the others are known to `decide` as rejected."""
-    backends = {table.row(name).id for name in options.backends} if options.backends else None
+    backends = options.backends
     rows = table.rows()
     usable = [
         entry
