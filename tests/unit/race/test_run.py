@@ -69,9 +69,7 @@ def add_fake_package(folder: ModelFolder, package_id: str, content: bytes) -> Mo
     with staging(folder.root) as staged:
         (staged / "model.json").write_bytes(content)
         files = describe_tree(staged, staged)
-        return add_package(
-            folder.root, PackageEntry(package_id, "fake", "fake", Precision.FP32, files), staged
-        )
+        return add_package(folder.root, PackageEntry(package_id, "fake", "fake", Precision.FP32, files), staged)
 
 
 def test_race_checks_times_decides_and_records(tmp_path) -> None:
