@@ -1,4 +1,4 @@
-"""A text classifier made in seconds: a small transformer that tells two families of the standard library by docstrings."""
+"""A text classifier made in seconds: a small transformer that tells families of modules by their docstrings."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ LIBRARIES: tuple[Library, ...] = (
 TOOLS: tuple[Library, ...] = (
     Library("onnx", "ONNX", ("onnx",), "onnx", "export"),
     Library("onnxscript", "ONNX Script", ("onnxscript",), "onnxscript", "export"),
+    Library("nncf", "NNCF", ("nncf",), "nncf", "quant"),
     Library("safetensors", "Safetensors", ("safetensors",), "safetensors", "torch", cpu_extra="torch-cpu"),
     Library("tokenizers", "Tokenizers", ("tokenizers",), "tokenizers", "hf"),
     Library("huggingface_hub", "Hugging Face Hub", ("huggingface_hub",), "huggingface_hub", "hub"),

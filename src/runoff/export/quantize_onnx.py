@@ -43,7 +43,7 @@ _AROUND_CONVOLUTIONS = (
 )
 """What a convolutional net has between its layers: quantised too, so that it stays in int8 from end to end."""
 _FLOAT_OUTPUT = ("Gemm", "MatMul")
-"""Their sums leave the kernel in fp32: quantising them once more would cost accuracy, most of all at the model's output."""
+"""Their sums leave the kernel in fp32: rounding them once more would cost accuracy, most of all at the output."""
 _WEIGHT_OPS = ("MatMul", "Gather")
 """What dynamic quantisation takes. Never Conv: as ConvInteger, ResNet-50 ran 6 and MobileNetV2 13 times slower."""
 _MIN_LINEAR_SHARE = 0.25
@@ -283,8 +283,7 @@ def _weights(graph: Any) -> tuple[int, int]:
 
 
 def _is_float(tensor: Any) -> bool:
-    kind, wanted = int(tensor.data_type), int(onnx.TensorProto.FLOAT)
-    return kind == wanted
+    return int(tensor.data_type) == int(onnx.TensorProto.FLOAT)
 
 
 def _name_nodes(graph: Any) -> None:
@@ -303,7 +302,8 @@ def _nothing(source: Package, graph: Any, takes: str) -> ExportError:
 
 def _is_large(model: Any) -> bool:
     """Whether the weights pass what protobuf can hold in one file."""
-    return sum(4 * math.prod(tensor.dims) for tensor in model.graph.initializer) > _PROTOBUF_LIMIT_BYTES
+    num_bytes: int = sum(4 * math.prod(tensor.dims) for tensor in model.graph.initializer)
+    return num_bytes > _PROTOBUF_LIMIT_BYTES
 
 
 def _opset(model: Any) -> int:

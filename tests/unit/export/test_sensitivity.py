@@ -27,7 +27,7 @@ def _run(errors: dict[str, float], limit: float, budget_s: float = 1e9, step_s: 
 def test_worst_layer_is_kept_when_one_is_enough() -> None:
     log, _ = _run({"a": 1.0, "b": 9.0, "c": 1.0}, limit=2.0)
     assert log.kept == ("b",)
-    assert [ranked.layers for ranked in log.ranking][0] == ("b",)
+    assert log.ranking[0].layers == ("b",)
     assert log.after is not None and log.after.outside is None
 
 
