@@ -28,9 +28,7 @@ def quantize(
         Path | None, typer.Option(help="An .npz of inputs by name, or a folder of such files or of images.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="An .npy of one integer label a row of --data.")] = None,
-    calibration: Annotated[
-        str, typer.Option(help="How ONNX Runtime reads ranges: minmax, entropy or percentile.")
-    ] = "minmax",
+    calibration: Annotated[str, typer.Option(help="How ranges are read: minmax, entropy or percentile.")] = "minmax",
     max_metric_drop: Annotated[
         str | None, typer.Option(help="How much of the task metric may be lost, such as 0.5pp.")
     ] = None,

@@ -38,7 +38,7 @@ class QuantizeOptions:
     """How to quantise.
 
     Attributes:
-        calibration: how ranges are read from the rows: `minmax`, `entropy` or `percentile`; NNCF has its own way.
+        calibration: how ranges are read from the rows: `minmax`, `entropy` or `percentile`.
         max_metric_drop: a drop that was asked for; with labels it lets NNCF keep layers back by itself.
         reduce_range: 7 bits for weights, for processors without 8-bit dot products.
         search: keep layers in higher precision where the whole model is outside its contract.

@@ -92,9 +92,13 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
             nodes_to_quantize=[],
             nodes_to_exclude=kept,
             op_types_to_quantize=list(op_types),
-            extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": list(_FLOAT_OUTPUT)},
+            extra_options={
+                "WeightSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": list(_FLOAT_OUTPUT),
+            },
         )
         quantizer.quantize_model()
+        _read_unrounded(quantizer.model.model.graph, set(kept))
     details = {"method": "int8-static", "calibration": wanted.calibration, "reduce_range": wanted.reduce_range}
     return _save(quantizer.model.model, destination, layers, wanted, details)
 
@@ -219,6 +223,19 @@ def _ranges(
     for start in range(0, len(feeds), chunk):
         calibrator.collect_data(_Reader(feeds[start : start + chunk]))
     return calibrator.compute_data()
+
+
+def _read_unrounded(graph: Any, kept: set[str]) -> None:
+    """Let the nodes that are kept read their inputs as they were, not what was rounded for quantised neighbours."""
+    maker = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.name not in kept:
+            continue
+        for place, name in enumerate(node.input):
+            wide = maker.get(name)
+            narrow = maker.get(wide.input[0]) if wide is not None and wide.op_type == "DequantizeLinear" else None
+            if narrow is not None and narrow.op_type == "QuantizeLinear":
+                node.input[place] = narrow.input[0]
 
 
 def _layers(graph: Any) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from typing import Any
 import nncf
 import numpy as np
 import openvino
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 from runoff.errors import ExportError
 from runoff.export.step import Control, Made, Quantization, StepOptions, quiet
@@ -27,6 +28,12 @@ _LAYER_OPS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "Gro
 _NO_OPS = ("Constant", "Parameter", "Result", "Convert")
 _INTEGERS = ("i8", "u8", "i4", "u4")
 _GROUP_SIZE = 32
+_RANGES = {
+    "minmax": RangeEstimatorParametersSet.MINMAX,
+    "entropy": RangeEstimatorParametersSet.HISTOGRAM,
+    "percentile": RangeEstimatorParametersSet.MEAN_QUANTILE,
+}
+"""NNCF's default, the mean over rows of each row's range, cuts off most rows of a net with few activations."""
 _DEPTH = 6
 """Nodes between a layer and what quantises its weights: dequantisation, reshapes and transposes."""
 
@@ -52,6 +59,10 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
                 f"nothing in {source.id} can be quantised: int8 takes {', '.join(_LAYER_OPS)}, it has {own}"
             )
         feeds = _feeds(read_npz(Path(wanted.data)), wanted.batched, rows)
+        advanced = nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.FIRST_LAYER if wanted.reduce_range else nncf.OverflowFix.DISABLE,
+            activations_range_estimator_params=_RANGES[wanted.calibration],
+        )
         settings = {
             "calibration_dataset": nncf.Dataset(feeds),
             "subset_size": len(feeds),
@@ -61,10 +72,15 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
             ),
         }
         if wanted.control is None:
-            quantised = nncf.quantize(model, **settings)
+            quantised = nncf.quantize(model, advanced_parameters=advanced, **settings)
         else:
-            quantised = _controlled(model, wanted, rows, settings)
-    details = {"method": "int8-static", "calibration": "nncf", "accuracy_control": wanted.control is not None}
+            quantised = _controlled(model, wanted, rows, {"advanced_quantization_parameters": advanced, **settings})
+    details = {
+        "method": "int8-static",
+        "calibration": wanted.calibration,
+        "reduce_range": wanted.reduce_range,
+        "accuracy_control": wanted.control is not None,
+    }
     return _save(quantised, destination, tuple(layers), details)
 
 

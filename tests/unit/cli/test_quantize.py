@@ -18,7 +18,7 @@ from runoff.types import Signature
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFolder:
-    """Eight features to four scores, with 40 labelled rows that it answers rightly."""
+    """Eight features to four scores, with 256 labelled rows that it answers rightly."""
     monkeypatch.setenv("RUNOFF_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     weights = {
@@ -30,7 +30,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFolder:
         helper.make_node("Relu", ["h"], ["r"]),
         helper.make_node("MatMul", ["r", "v"], ["y"], "second"),
     ]
-    rows = rng.standard_normal((40, 8)).astype(np.float32)
+    rows = rng.standard_normal((256, 8)).astype(np.float32)
     labels = (np.maximum(rows @ weights["w"], 0) @ weights["v"]).argmax(1)
     signature = Signature((spec("x", "batch", 8),), (spec("y", "batch", 4),))
     return onnx_folder(tmp_path / "net", nodes, signature, weights, evaluation=({"x": rows}, labels))
@@ -53,8 +53,8 @@ def test_result_carries_size_speed_fidelity_and_metric(model: ModelFolder, capsy
         assert 0 < row["outputs"]["y"]["max_rel"] < 0.2
         assert row["source_metric"] == {"accuracy": 1.0}
         assert row["metric"]["accuracy"] >= 0.9
-        assert row["num_judged"] == 20
-        assert "20 of 40 rows" in row["calibration"]
+        assert row["num_judged"] == 128
+        assert "128 of 256 rows" in row["calibration"]
     ids = [package.id for package in read_folder(model.root).packages]
     assert ids == ["onnx-fp32", "onnx-int8-static", "openvino-fp32", "openvino-int8"]
 
@@ -63,7 +63,7 @@ def test_table_names_the_candidate_and_the_data(model: ModelFolder, capsys: pyte
     assert _exit_code(str(model.root), "--precision", "int8-dynamic", "--max-metric-drop", "10pp") == 0
     printed = capsys.readouterr()
     assert "onnx-int8-dynamic@" in printed.out and "accuracy 100.00 ->" in printed.out
-    assert "onnx-int8-dynamic: judged on 20 rows: 20 of 40 rows of the model's evaluation data" in printed.out
+    assert "onnx-int8-dynamic: judged on 128 rows: 128 of 256 rows of the model's evaluation data" in printed.out
     assert "onnx-fp32 -> onnx-int8-dynamic" in printed.err
 
 

@@ -139,10 +139,14 @@ def test_package_that_cannot_meet_its_contract_is_not_added(digits: ModelFolder)
 
 def _two_heads(root: Path, *, steady: bool) -> ModelFolder:
     """y: the logarithm of a product, infinite where x is rounded to nothing; with `steady` also z, a plain product."""
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "fragile"), helper.make_node("Log", ["h"], ["y"], "log")]
+    nodes = [
+        helper.make_node("Abs", ["x"], ["a"], "abs"),
+        helper.make_node("MatMul", ["a", "w"], ["h"], "fragile"),
+        helper.make_node("Log", ["h"], ["y"], "log"),
+    ]
     outputs = [spec("y", "batch", 4)]
     if steady:
-        nodes.append(helper.make_node("MatMul", ["x", "v"], ["z"], "steady"))
+        nodes.append(helper.make_node("MatMul", ["a", "v"], ["z"], "steady"))
         outputs.append(spec("z", "batch", 4))
     weights = np.eye(4, dtype=np.float32)
     constants = {"w": weights, "v": weights} if steady else {"w": weights}
