@@ -157,7 +157,7 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     if size_a == 0.0 or size_b == 0.0:
         return 1.0 if size_a == size_b else 0.0
     a, b = a / size_a, b / size_b
-    return min(1.0, float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))))
+    return max(-1.0, min(1.0, float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))))
 
 
 def violation(

@@ -101,35 +101,47 @@ def measure(
         finally:
             for contestant in opened.values():
                 contestant.close()
-    found = []
-    for candidate, source in pairs:
-        fidelity = yardstick.fidelity(answers[candidate.id])
-        entry = folder.package(candidate.package_id).entry
-        precision = entry.precision if entry.precision is not Precision.FP32 else Precision(candidate.precision)
-        source_metric = yardstick.metric(yardstick.reference)
-        details = entry.made_by.details if entry.made_by else {}
-        found.append(
-            Quantized(
-                candidate_id=candidate.id,
-                package_id=entry.id,
-                source_id=source.id,
-                precision=precision,
-                size_bytes=_size(folder, candidate),
-                source_bytes=_size(folder, source),
-                p50_ms=p50_ms[candidate.id],
-                source_p50_ms=p50_ms[source.id],
-                outputs=compare_outputs(yardstick.reference, answers[candidate.id]),
-                metric=fidelity.metric,
-                source_metric=source_metric,
-                judged=calibration.judged.name,
-                num_judged=calibration.num_judged,
-                outside=violation(fidelity, precision, contract, source_metric),
-                calibration=_calibration(details),
-                kept=tuple(details.get("kept", ())),
-                log=read_log(folder.package(entry.id)),
-            )
-        )
-    return found
+    return [
+        _figures(folder, pair, answers[pair[0].id], (p50_ms[pair[0].id], p50_ms[pair[1].id]), yardstick, contract)
+        for pair in pairs
+    ]
+
+
+def _figures(
+    folder: ModelFolder,
+    pair: tuple[Candidate, Candidate],
+    answers: Arrays,
+    p50_ms: tuple[float, float],
+    yardstick: Yardstick,
+    contract: Contract,
+) -> Quantized:
+    """All that is known of a candidate and the one that it came from."""
+    candidate, source = pair
+    fidelity = yardstick.fidelity(answers)
+    package = folder.package(candidate.package_id)
+    entry = package.entry
+    precision = entry.precision if entry.precision is not Precision.FP32 else Precision(candidate.precision)
+    source_metric = yardstick.metric(yardstick.reference)
+    details = entry.made_by.details if entry.made_by else {}
+    return Quantized(
+        candidate_id=candidate.id,
+        package_id=entry.id,
+        source_id=source.id,
+        precision=precision,
+        size_bytes=_size(folder, candidate),
+        source_bytes=_size(folder, source),
+        p50_ms=p50_ms[0],
+        source_p50_ms=p50_ms[1],
+        outputs=compare_outputs(yardstick.reference, answers),
+        metric=fidelity.metric,
+        source_metric=source_metric,
+        judged=yardstick.calibration.judged.name,
+        num_judged=yardstick.calibration.num_judged,
+        outside=violation(fidelity, precision, contract, source_metric),
+        calibration=_calibration(details),
+        kept=tuple(details.get("kept", ())),
+        log=read_log(package),
+    )
 
 
 def _answers(folder: ModelFolder, contestant: Contestant, inputs: RaceInputs, work: Path) -> Arrays:
