@@ -10,6 +10,7 @@ import pytest
 import runoff
 from meta.repository import ROOT, Module, modules
 from runoff.backends.table import BUILT_IN
+from runoff.export.forms import FORMS
 from runoff.export.plan import STEPS
 
 _FILE = configparser.ConfigParser()
@@ -26,7 +27,7 @@ def test_files_that_may_import_a_runtime_library_are_loaded_by_name_only() -> No
 
 
 def test_backends_and_steps_are_among_the_closed_files() -> None:
-    named = {row.target.partition(":")[0] for row in BUILT_IN} | {step.target.partition(":")[0] for step in STEPS}
+    named = {entry.target.partition(":")[0] for entry in (*BUILT_IN, *STEPS, *FORMS)}
     assert named <= set(_lines("closed-files", "forbidden_modules"))
 
 

@@ -17,7 +17,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 PROMISED = {
     *("torch", "torch-cpu", "torch-cu126", "torch-cu128", "torch-cu130", "torch-jp6-cu126"),
     *("onnx-cpu", "onnx-cu12", "onnx-cu11", "onnx-openvino", "onnx-directml", "openvino", "hf", "trt10", "trt8"),
-    *("export", "race", "report", "all-cpu", "dev", "docs"),
+    *("export", "quant", "race", "report", "all-cpu", "dev", "docs"),
 }
 ORT_BUILDS = ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 PAGE = (ROOT / "docs" / "installation.md").read_text()

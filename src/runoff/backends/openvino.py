@@ -80,7 +80,7 @@ class OpenVinoSession(CheckedSession):
     """A compiled model with a pool of infer requests, one for each `run` at the same time."""
 
     def __init__(self, compiled: Any, package: Package, options: SessionOptions) -> None:
-        super().__init__(package.signature, _facts(compiled, options))
+        super().__init__(package.signature, _facts(compiled, package, options))
         self._compiled: Any = compiled
         _check_counts(package, compiled)
         inputs, outputs = self.signature.inputs, self.signature.outputs
@@ -155,7 +155,8 @@ def _compile(core: Any, model: Any, device: str, package: Package, options: Sess
     """
     own = package.entry.precision
     # Quantised layers run as they are; the hint is about the float layers around them.
-    wanted = (own if own in _HINTS else Precision.FP32) if options.precision is None else options.precision
+    asked = None if options.precision == own and own not in _HINTS else options.precision
+    wanted = (own if own in _HINTS else Precision.FP32) if asked is None else asked
     if wanted != "default" and wanted not in _HINTS:
         raise RuntimeLoadError(
             f"OpenVINO takes the precisions {', '.join(_HINTS)} and default as a hint, not {wanted}",
@@ -164,7 +165,7 @@ def _compile(core: Any, model: Any, device: str, package: Package, options: Sess
     compiled = _compile_at(core, model, device, wanted, (package, options))
     if wanted == "default" or reported_precision(compiled) == wanted:
         return compiled
-    if options.precision is None:
+    if asked is None:
         # Nobody asked for 16 bits as such: fp32 is at least as exact, and every device has it.
         return _compile_at(core, model, device, Precision.FP32, (package, options))
     raise RuntimeLoadError(
@@ -196,12 +197,15 @@ def reported_precision(compiled: Any) -> str:
     return _REPORTED[hint].value if hint in _REPORTED else str(hint)
 
 
-def _facts(compiled: Any, options: SessionOptions) -> dict[str, Any]:
+def _facts(compiled: Any, package: Package, options: SessionOptions) -> dict[str, Any]:
     supported = compiled.get_property("SUPPORTED_PROPERTIES")
+    own = package.entry.precision
     facts: dict[str, Any] = {
         "runtime": f"openvino {ov.__version__}",
         "device": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
-        "precision": reported_precision(compiled),
+        # What OpenVINO reports is about the float layers; quantised ones run as they are.
+        "precision": reported_precision(compiled) if own in _HINTS else own.value,
+        "float_precision": reported_precision(compiled),
         "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")).rpartition(".")[2].lower(),
     }
     for fact, name in (("threads", "INFERENCE_NUM_THREADS"), ("streams", "NUM_STREAMS")):

@@ -12,6 +12,7 @@ from runoff.errors import RaceError, UnknownName, unknown_name
 
 if TYPE_CHECKING:
     from runoff.race.options import RaceOptions
+    from runoff.types import Precision
 
 _MIB = 2**20
 
@@ -37,6 +38,10 @@ def race(
     candidates: Annotated[
         str | None, typer.Option(help="Candidates that compete, such as torch-fp32,torch-fp32+compile.")
     ] = None,
+    precisions: Annotated[
+        str | None,
+        typer.Option(help="Precisions that compete and are made first, such as fp32,bf16,int8."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the candidates run, such as cpu or cuda:0.")] = "cpu",
     data: Annotated[Path | None, typer.Option(help="An .npz of inputs by name to compare and time on.")] = None,
     labels: Annotated[Path | None, typer.Option(help="An .npy of one integer label a row of --data.")] = None,
@@ -55,13 +60,14 @@ def race(
         raise unknown_name("contract", contract, list(LEVELS))
     options = RaceOptions(
         objective=objective,  # type: ignore[arg-type]  # make_options checks it
-        contract=Contract(contract, max_error, _fraction(max_metric_drop)),
+        contract=Contract(contract, max_error, read_fraction(max_metric_drop)),
         max_memory_bytes=_bytes(max_memory),
         batches=_numbers(batch, "--batch"),
         num_threads=_numbers(threads, "--threads") if threads else None,
         device=parse_device(device),
         candidates=_names(candidates),
         backends=_names(backend),
+        precisions=_precisions(precisions),
         data=data,
         labels=labels,
         rounds=rounds,
@@ -99,6 +105,17 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _precisions(text: str | None) -> tuple[Precision, ...] | None:
+    from runoff.types import Precision
+
+    known = [precision.value for precision in Precision]
+    names = _names(text)
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("precision", name, known)
+    return None if names is None else tuple(Precision(name) for name in names)
+
+
 def _numbers(text: str, option: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
@@ -106,7 +123,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def _fraction(text: str | None) -> float | None:
+def read_fraction(text: str | None) -> float | None:
     """Percentage points (`0.5pp`) or a fraction (`0.005`) as a fraction."""
     if text is None:
         return None

@@ -71,6 +71,7 @@ TOOLS: tuple[Library, ...] = (
     Library("litert_torch", "LiteRT Torch", ("litert-torch",), "litert_torch", "litert-export"),
     Library("ai_edge_quantizer", "AI Edge Quantizer", ("ai-edge-quantizer",), "ai_edge_quantizer", "litert-export"),
     Library("onnxscript", "ONNX Script", ("onnxscript",), "onnxscript", "export"),
+    Library("nncf", "NNCF", ("nncf",), "nncf", "quant"),
     Library("safetensors", "Safetensors", ("safetensors",), "safetensors", "torch", cpu_extra="torch-cpu"),
     Library("tokenizers", "Tokenizers", ("tokenizers",), "tokenizers", "hf"),
     Library("huggingface_hub", "Hugging Face Hub", ("huggingface_hub",), "huggingface_hub", "hub"),

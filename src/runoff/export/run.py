@@ -189,10 +189,10 @@ def _convert(
                 files=describe_tree(staged, staged, made.main_file),
                 batch=step_options.batch,
                 requires=made.requires,
-                made_by=MadeBy(made.tool, source.id, made.versions),
+                made_by=MadeBy(made.tool, source.id, made.versions, made.details),
             )
             child.call(
-                "check", timeout_s, package=plain(Package(staged, entry, folder.manifest.signature)), **_golden(folder)
+                "check", timeout_s, package=plain(Package(staged, entry, source.signature)), **golden_files(folder)
             )
     except (ChildFailed, RemoteError) as error:
         why = f"the converter {error.message}" if isinstance(error, ChildFailed) else error.message
@@ -200,7 +200,8 @@ def _convert(
     return entry
 
 
-def _golden(folder: ModelFolder) -> dict[str, Any]:
+def golden_files(folder: ModelFolder) -> dict[str, Any]:
+    """The paths of the golden pair, as the worker's `check` takes them."""
     golden = folder.manifest.golden
     if golden is None:
         return {"inputs": None, "outputs": None}

@@ -23,6 +23,42 @@ from runoff.types import Precision, Signature
 DEFAULT_OPSET = 20
 
 
+class Control(msgspec.Struct, frozen=True):
+    """Labelled rows for a quantiser that keeps layers back by itself.
+
+    Attributes:
+        inputs: .npz of inputs by name.
+        labels: .npy of one integer a row.
+        task: whose metric counts.
+        max_drop: how much of the metric may be lost, as a fraction.
+    """
+
+    inputs: str
+    labels: str
+    task: str
+    max_drop: float
+
+
+class Quantization(msgspec.Struct, frozen=True):
+    """How to quantise.
+
+    Attributes:
+        calibration: how ranges are read from the data: `minmax`, `entropy` or `percentile`.
+        data: .npz of calibration rows; None for methods without calibration.
+        batched: the inputs that have a row for each sample.
+        kept: layers that stay in the precision of the source, by the names of `Made.layers`.
+        reduce_range: 7 bits for weights, where the processor adds pairs of 8-bit products in 16 bits.
+        control: labelled rows, for the quantiser's own accuracy control.
+    """
+
+    calibration: str = "minmax"
+    data: str | None = None
+    batched: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    reduce_range: bool = False
+    control: Control | None = None
+
+
 class StepOptions(msgspec.Struct, frozen=True):
     """How to convert.
 
@@ -31,12 +67,14 @@ class StepOptions(msgspec.Struct, frozen=True):
         batch: `dynamic`, or the one batch size that the result is made for.
         opset: ONNX operator set of an ONNX result.
         sizes: example sizes of named dimensions other than the batch, such as {"sequence": 32}.
+        quantization: for steps that quantise.
     """
 
     precision: Precision = Precision.FP32
     batch: Batch = "dynamic"
     opset: int = DEFAULT_OPSET
     sizes: dict[str, int] = {}
+    quantization: Quantization | None = None
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -47,12 +85,18 @@ class Made(msgspec.Struct, frozen=True):
         tool: the converter, as the manifest's `made_by` names it.
         versions: versions of the libraries that had a part in it.
         requires: what the environment must have to open it.
+        layers: the layers that a quantiser can quantise, in the order of the graph.
+        kept: those of them that it left in the precision of the source.
+        details: what else the manifest's `made_by` should say.
     """
 
     main_file: str
     tool: str
     versions: dict[str, str]
     requires: dict[str, Any] = {}
+    layers: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
 
 
 def with_all_sizes(signature: Signature, options: StepOptions) -> tuple[Signature, dict[str, int]]:

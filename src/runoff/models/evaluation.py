@@ -147,7 +147,10 @@ def top1_accuracy(outputs: Arrays, labels: Array) -> float:
     return float(right.mean())
 
 
-_METRICS: dict[str, tuple[str, Metric]] = {"image-classification": ("accuracy", top1_accuracy)}
+_METRICS: dict[str, tuple[str, Metric]] = {
+    "image-classification": ("accuracy", top1_accuracy),
+    "text-classification": ("accuracy", top1_accuracy),
+}
 
 
 def metric_for(task_id: str | None) -> tuple[str, Metric] | None:

@@ -7,7 +7,7 @@ all ones, token types zeros, positions count up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -100,3 +100,15 @@ def resize_rows(signature: Signature, arrays: Mapping[str, Array], rows: int) ->
             array = np.take(array, np.arange(rows) % array.shape[axis], axis=axis)
         resized[spec.name] = array
     return resized
+
+
+def batched_inputs(signature: Signature) -> frozenset[str]:
+    """The inputs whose first axis is the batch: the named dimension, or where it is fixed the first input's first."""
+    first = signature.inputs[0].shape
+    label = batch_dimension(signature) or (first[0] if first else None)
+    return frozenset(spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == label)
+
+
+def take_rows(arrays: Mapping[str, Array], batched: Collection[str], rows: Array) -> dict[str, Array]:
+    """These rows of the batched inputs, and the other inputs as they are."""
+    return {name: np.ascontiguousarray(array[rows]) if name in batched else array for name, array in arrays.items()}

@@ -21,6 +21,15 @@ from runoff.types import Precision
 Level: TypeAlias = Literal["exact", "close", "bounded"]
 
 
+class OutputFigures(msgspec.Struct, frozen=True):
+    """How far one output is from the reference's; see `Fidelity` for the figures."""
+
+    max_abs: float
+    max_rel: float
+    cosine: float
+    centred_cosine: float
+
+
 class Limits(msgspec.Struct, frozen=True):
     """The worst figures that a level admits.
 
@@ -84,9 +93,7 @@ def compare(reference: Arrays, outputs: Arrays, *, against: str, inputs: str, cl
     Raises:
         RaceError: names or shapes differ, or one is NaN or infinite where the other is not.
     """
-    if set(reference) != set(outputs):
-        raise RaceError(f"outputs are {sorted(outputs)}, the reference's are {sorted(reference)}")
-    figures = [_compare_one(name, reference[name], outputs[name]) for name in reference]
+    figures = compare_outputs(reference, outputs).values()
     first = next(iter(reference))
     top1 = None
     if classifier and reference[first].ndim == 2:
@@ -95,15 +102,26 @@ def compare(reference: Arrays, outputs: Arrays, *, against: str, inputs: str, cl
         against=against,
         samples=len(reference[first]) if reference[first].ndim else 1,
         inputs=inputs,
-        max_abs=max(figure[0] for figure in figures),
-        max_rel=max(figure[1] for figure in figures),
-        cosine=min(figure[2] for figure in figures),
-        centred_cosine=min(figure[3] for figure in figures),
+        max_abs=max(figure.max_abs for figure in figures),
+        max_rel=max(figure.max_rel for figure in figures),
+        cosine=min(figure.cosine for figure in figures),
+        centred_cosine=min(figure.centred_cosine for figure in figures),
         top1=top1,
     )
 
 
-def _compare_one(name: str, expected: Array, got: Array) -> tuple[float, float, float, float]:
+def compare_outputs(reference: Arrays, outputs: Arrays) -> dict[str, OutputFigures]:
+    """Figures of each output against the reference's, by name.
+
+    Raises:
+        RaceError: names or shapes differ, or one is NaN or infinite where the other is not.
+    """
+    if set(reference) != set(outputs):
+        raise RaceError(f"outputs are {sorted(outputs)}, the reference's are {sorted(reference)}")
+    return {name: _compare_one(name, reference[name], outputs[name]) for name in reference}
+
+
+def _compare_one(name: str, expected: Array, got: Array) -> OutputFigures:
     """Largest absolute and relative error, cosine and centred cosine of one output."""
     if expected.shape != got.shape:
         raise RaceError(f"output {name!r} has shape {list(got.shape)}, the reference's is {list(expected.shape)}")
@@ -121,10 +139,10 @@ def _compare_one(name: str, expected: Array, got: Array) -> tuple[float, float, 
         a, b = a / scale, np.clip(b / scale, -_LARGEST, _LARGEST)
     cosine = _cosine(a, b)
     if a.ndim == 0 or len(a) < 2:
-        return max_abs, max_rel, cosine, cosine
+        return OutputFigures(max_abs, max_rel, cosine, cosine)
     mean = a.mean(axis=0, keepdims=True)
     is_constant = np.abs(a - mean).max(initial=0.0) <= _ROUNDING
-    return max_abs, max_rel, cosine, cosine if is_constant else _cosine(a - mean, b - mean)
+    return OutputFigures(max_abs, max_rel, cosine, cosine if is_constant else _cosine(a - mean, b - mean))
 
 
 def _as_numbers(expected: Array, got: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -139,7 +157,7 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     if size_a == 0.0 or size_b == 0.0:
         return 1.0 if size_a == size_b else 0.0
     a, b = a / size_a, b / size_b
-    return min(1.0, float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))))
+    return max(-1.0, min(1.0, float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))))
 
 
 def violation(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from runoff.models.arrays import Array, InputCheck, read_npz, write_npz
 from runoff.models.evaluation import Metric, metric_for, read_evaluation
 from runoff.models.folder import ModelFolder
 from runoff.models.manifest import FileEntry
-from runoff.models.samples import batch_dimension, describe_samples, generate_inputs
+from runoff.models.samples import batched_inputs, describe_samples, generate_inputs
+from runoff.models.samples import take_rows as take_rows
 from runoff.race.options import RaceOptions
 from runoff.types import Signature
 
@@ -89,18 +89,6 @@ def golden_inputs(folder: ModelFolder) -> tuple[RaceInputs, dict[str, Array]] | 
     outputs = read_npz(folder.file(golden.outputs))
     name = f"golden sha256 {_shortened(golden.inputs)}"
     return RaceInputs(inputs, name=name, batched=batched_inputs(folder.manifest.signature)), outputs
-
-
-def batched_inputs(signature: Signature) -> frozenset[str]:
-    """The inputs whose first axis is the batch: the named dimension, or where it is fixed the first input's first."""
-    first = signature.inputs[0].shape
-    label = batch_dimension(signature) or (first[0] if first else None)
-    return frozenset(spec.name for spec in signature.inputs if spec.shape and spec.shape[0] == label)
-
-
-def take_rows(arrays: Mapping[str, Array], batched: frozenset[str], rows: Array) -> dict[str, Array]:
-    """These rows of the batched inputs, and the other inputs as they are."""
-    return {name: np.ascontiguousarray(array[rows]) if name in batched else array for name, array in arrays.items()}
 
 
 def write_batch(inputs: RaceInputs, batch: int, path: Path) -> Path:

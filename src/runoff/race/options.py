@@ -10,7 +10,7 @@ import msgspec
 
 from runoff.race.fidelity import Contract
 from runoff.race.wish import Objective, Wish
-from runoff.types import CPU, Device
+from runoff.types import CPU, Device, Precision
 
 
 class RaceOptions(msgspec.Struct, frozen=True):
@@ -25,6 +25,9 @@ class RaceOptions(msgspec.Struct, frozen=True):
         device: where all candidates run.
         candidates: ids without `@threads` that compete; None means all but the opt-in ones.
         backends: backends that compete; None means all.
+        precisions: precisions that compete, and whose packages are made first; None means all that are there, and
+            packages at fp32 are made.
+        search_s: seconds for the search of layers to keep, for each quantised package that is outside the contract.
         data: an .npz of inputs by name to compare on; None takes the model's evaluation data, else a generator.
         labels: an .npy of one integer label a row of `data`.
         samples: at most this many rows are compared.
@@ -42,6 +45,8 @@ class RaceOptions(msgspec.Struct, frozen=True):
     device: Device = CPU
     candidates: tuple[str, ...] | None = None
     backends: tuple[str, ...] | None = None
+    precisions: tuple[Precision, ...] | None = None
+    search_s: float = 60.0
     data: Path | None = None
     labels: Path | None = None
     samples: int = 512

@@ -28,8 +28,10 @@ from runoff.race.inputs import RaceInputs, find_inputs, golden_inputs
 from runoff.race.ledger import Ledger, open_ledger
 from runoff.race.make import make_packages
 from runoff.race.options import Event, Listener, RaceOptions, silent
+from runoff.race.quantize import quantization_notes
 from runoff.race.record import Bounds, Entrant, RaceSettings, Record, records_folder
 from runoff.race.rounds import Stable, Timer, batches_of, rounds_done
+from runoff.types import Precision
 
 _CONTENDER_FACTOR = 1.5
 """Beside a newcomer, those this close to the incumbent are timed again: absolute figures age."""
@@ -85,6 +87,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
             race.run(candidates, _reference_candidate(folder, environment, options), inputs)
         record = ledger.finish()
         folder = _write_fidelity(folder, record)
+        notes += quantization_notes(folder)
     listener(Event("done", "recorded"))
     decision = decide(folder.manifest, environment, options.wish(), record)
     return RaceResult(folder, record, decision, environment, tuple(notes))
@@ -259,7 +262,16 @@ def _candidates(folder: ModelFolder, environment: Environment, options: RaceOpti
         and _is_installed(rows[entry.backend].library, environment)
         and (entry.batch == "dynamic" or entry.batch in options.batches)
     ]
-    return list_candidates(usable, _threads(environment, options), options.device, options.candidates)
+    found = list_candidates(usable, _threads(environment, options), options.device, options.candidates)
+    wanted = options.precisions
+    return [candidate for candidate in found if wanted is None or _runs_at(candidate) & set(wanted)]
+
+
+def _runs_at(candidate: Candidate) -> set[Precision]:
+    """What a candidate may turn out to compute in: a runtime's own choice is one of the 16-bit precisions, or fp32."""
+    if candidate.precision == "default":
+        return {Precision.BF16, Precision.FP16}
+    return {Precision(candidate.precision)}
 
 
 def _reference_candidate(folder: ModelFolder, environment: Environment, options: RaceOptions) -> Candidate | None:
