@@ -8,30 +8,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from runoff.backends import table
 from runoff.backends.protocol import Session
 from runoff.environment.describe import Environment, describe_environment
-from runoff.errors import NoCandidate, RunoffError, RuntimeLoadError, UnknownName, unknown_name
+from runoff.errors import NoCandidate, RunoffError, RuntimeLoadError, UnknownName
 from runoff.export.find import find_folder, known_folder
 from runoff.model import Model
 from runoff.models.folder import ModelFolder, Package
 from runoff.models.sources import SourceOptions
 from runoff.race.candidates import Candidate
-from runoff.race.decide import OBJECTIVES, Decision, Objective, Rejection, Wish, decide
+from runoff.race.decide import Decision, Rejection, decide
 from runoff.race.fidelity import Contract
 from runoff.race.ledger import find_record
-from runoff.types import CPU, Device, Precision
+from runoff.race.wish import Objective, Wish, make_wish
 
 if TYPE_CHECKING:
     from runoff.models.description import ModelDescription
     from runoff.models.listing import ListedModel
-
-_Name = TypeVar("_Name", bound=str)
-_DEVICES = ("cpu", "cuda", "gpu", "npu", "mps")
 
 
 class FallbackWarning(UserWarning):
@@ -119,60 +116,6 @@ def decide_for(folder: ModelFolder, wish: Wish, environment: Environment) -> Dec
     record, notes = find_record(folder, environment)
     decision = decide(folder.manifest, environment, wish, record)
     return msgspec.structs.replace(decision, notes=(*decision.notes, *notes))
-
-
-def make_wish(
-    *,
-    backend: str | Sequence[str] | None = None,
-    precision: str | Sequence[str] | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-    num_threads: int | None = None,
-    objective: str = "latency",
-    contract: Contract | None = None,
-) -> Wish:
-    """Read the caller's words; see `AutoModel.from_pretrained`.
-
-    Raises:
-        UnknownName: one of them does not exist; the message lists the known ones.
-    """
-    precisions = tuple(str(name) for name in _listed(precision))
-    known = [*Precision, "default"]
-    for name in precisions:
-        if name not in known:
-            raise unknown_name("precision", name, [str(value) for value in known])
-    if objective not in OBJECTIVES:
-        raise unknown_name("objective", objective, list(OBJECTIVES))
-    for name, number in (("batch_size", batch_size), ("num_threads", num_threads)):
-        if number is not None and number < 1:
-            raise UnknownName(f"{name} is {number}, expected a number from 1")
-    return Wish(
-        backends=tuple(table.row(name).id for name in _listed(backend)),
-        precisions=precisions,
-        device=parse_device(device) if device else CPU,
-        batch_size=batch_size,
-        num_threads=num_threads,
-        objective=objective,
-        contract=contract or Contract(),
-    )
-
-
-def parse_device(text: str) -> Device:
-    """Read a device such as `cpu` or `cuda:1`.
-
-    Raises:
-        UnknownName: there is no such kind of device.
-    """
-    kind, colon, index = text.lower().partition(":")
-    if kind not in _DEVICES or (colon and not index.isdigit()):
-        raise unknown_name("device", text, list(_DEVICES))
-    return Device(kind, int(index) if index else None)
-
-
-def _listed(value: _Name | Sequence[_Name] | None) -> Sequence[_Name]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else value
 
 
 def _check_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from fakes.partial_site import make_partial_site, run_python
 from fakes.plugin_site import plugged_in
 from fakes.race_facts import timing
 from fakes.tiny_onnx import expected, make_tiny_onnx, write_tiny_onnx
-from runoff.auto import AutoModel, FallbackWarning, make_wish, parse_device
+from runoff.auto import AutoModel, FallbackWarning
 from runoff.environment.describe import describe_environment
 from runoff.errors import (
     DigestMismatch,
@@ -32,7 +32,6 @@ from runoff.model import NotANumberWarning
 from runoff.models.folder import ModelFolder, add_package, change_manifest, describe_file, staging
 from runoff.race.fidelity import Contract
 from runoff.race.record import Entrant, Record, record_path, write_record
-from runoff.types import CPU, Device
 
 DIGITS = Path(runoff.__file__).parents[2] / "examples" / "digits"
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -393,15 +392,3 @@ def test_models_folder_is_listed(tmp_path, monkeypatch) -> None:
     make_tiny_onnx(tmp_path / "models" / "one", "one")
     monkeypatch.setenv("RUNOFF_MODELS", str(tmp_path / "models"))
     assert [listed.name for listed in AutoModel.list_models()] == ["one"]
-
-
-@pytest.mark.parametrize(
-    ("text", "device"), [("cpu", CPU), ("CUDA:1", Device("cuda", 1)), ("npu", Device("npu")), ("gpu", Device("gpu"))]
-)
-def test_device_is_read(text, device) -> None:
-    assert parse_device(text) == device
-
-
-def test_wish_has_the_backends_by_their_ids_in_order() -> None:
-    wish = make_wish(backend=["ort", "PyTorch"], precision="default")
-    assert (wish.backends, wish.precisions) == (("onnx", "torch"), ("default",))
