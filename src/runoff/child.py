@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, TypeAlias
@@ -205,6 +206,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     Whatever libraries print to standard output goes to standard error, so that it cannot reach the pipe.
     """
     _die_with_parent()
+    _tie_forks_to_this_process()
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -226,6 +228,20 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _tie_forks_to_this_process() -> None:
+    """What a library forks ends with this process too, if the main thread forks it: the kernel watches that thread."""
+    is_main = [False]
+
+    def remember() -> None:
+        is_main[0] = threading.current_thread() is threading.main_thread()
+
+    def tie() -> None:
+        if is_main[0]:
+            _die_with_parent()
+
+    os.register_at_fork(before=remember, after_in_child=tie)
 
 
 def _memory_bytes(pid: int) -> int:

@@ -74,6 +74,15 @@ def start_grandchild() -> Mapping[str, Any]:
     return {"pid": process.pid}
 
 
+def fork() -> Mapping[str, Any]:
+    """Fork as `multiprocessing` does, without a new program."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+        os._exit(0)
+    return {"pid": pid}
+
+
 def variable(name: str) -> Mapping[str, Any]:
     return {"value": os.environ.get(name)}  # noqa: TID251
 
@@ -95,6 +104,7 @@ if __name__ == "__main__":
             "noise": noise,
             "fail": fail,
             "start_grandchild": start_grandchild,
+            "fork": fork,
             "variable": variable,
             "interrupt": interrupt,
         }

@@ -78,7 +78,7 @@ def test_exit_is_told_with_its_code_and_last_words(child) -> None:
 
 
 def test_module_that_cannot_start_is_told_with_its_error() -> None:
-    with Child("fakes.no_such_module") as made, pytest.raises(ChildFailed, match="exit code 1: .*no_such_module"):
+    with Child("fakes.no_such_module") as made, pytest.raises(ChildFailed, match=r"exit code 1: .*no_such_module"):
         made.call("echo", PATIENCE_S)
 
 
@@ -180,25 +180,26 @@ def test_file_in_the_working_directory_does_not_pass_for_a_library(tmp_path: Pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a child when its parent is gone")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-def test_child_is_gone_when_its_parent_is_killed(busy) -> None:
+def test_child_and_what_it_forked_are_gone_when_its_parent_is_killed(busy) -> None:
     script = (
-        "import sys, threading, time\n"
+        "import time\n"
         "from runoff.child import Child\n"
         f"child = Child({MODULE!r})\n"
-        "child.call('echo', 30)\n"
-        "print(child.pid, flush=True)\n" + ("child.call('sleep', 600, seconds=600)\n" if busy else "time.sleep(600)\n")
+        "print(child.pid, child.call('fork', 30)['pid'], flush=True)\n"
+        + ("child.call('sleep', 600, seconds=600)\n" if busy else "time.sleep(600)\n")
     )
     path = os.pathsep.join(sys.path)
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": path}
     )
     assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
+    pids = [int(word) for word in parent.stdout.readline().split()]
     time.sleep(0.2)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert is_gone(pid)
+    assert len(pids) == 2
+    assert all(is_gone(pid) for pid in pids)
 
 
 def test_child_ends_when_its_pipe_closes(child) -> None:

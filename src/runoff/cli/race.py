@@ -47,9 +47,9 @@ def race(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Race every runtime that can run the model and record the fastest one that stays correct."""
-    from runoff.auto import parse_device
     from runoff.race.fidelity import LEVELS, Contract
     from runoff.race.options import RaceOptions
+    from runoff.race.wish import parse_device
 
     if contract is not None and contract not in LEVELS:
         raise unknown_name("contract", contract, list(LEVELS))

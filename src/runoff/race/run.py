@@ -73,7 +73,9 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         remove_stale(records_folder(folder.root))
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
         folder, unmade = make_packages(folder, environment, options, listener)
-        ledger.change(lambda record: msgspec.structs.replace(record, unmade=unmade))
+        # What was not tried this time keeps its reason.
+        known = {} if options.backends is None else ledger.record.unmade
+        ledger.change(lambda record: msgspec.structs.replace(record, unmade={**known, **unmade}))
         candidates = _candidates(folder, environment, options)
         bounds = Bounds(_memory_limit(environment, options), runoff_settings.worker_timeout_s())
         stable = Stable(int(environment.memory.available_bytes * _HEAT_MEMORY_SHARE))

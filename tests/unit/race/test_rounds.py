@@ -53,9 +53,7 @@ class Track:
 
     def run(self, *names: str, listener: Callable[[Event], None] = silent, budget_bytes: int = PLENTY_BYTES) -> None:
         stable = Stable(budget_bytes)
-        timer = Timer(
-            self.folder, self.options, self.inputs, self.work, self.ledger, listener, BOUNDS, self.open
-        )
+        timer = Timer(self.folder, self.options, self.inputs, self.work, self.ledger, listener, BOUNDS, self.open)
         try:
             timer.run([f"{name}@1" for name in names], stable)
             assert not stable.members
