@@ -14,6 +14,7 @@ import msgspec
 
 from runoff.backends import table
 from runoff.backends.protocol import Session
+from runoff.backends.rows import with_any_batch
 from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import NoCandidate, RunoffError, RuntimeLoadError, UnknownName
 from runoff.export.find import find_folder, known_folder
@@ -141,7 +142,7 @@ def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Ma
             candidate = _with_options(ranked.candidate, options)
             package = folder.package(candidate.package_id)
             package.verify()
-            session = _open(package, candidate)
+            session = with_any_batch(_open(package, candidate), package.entry, folder.manifest.signature)
         except RuntimeLoadError as error:
             failed.append(Rejection(ranked.candidate.id, f"failed to open: {error.message}", error.hint))
             continue
