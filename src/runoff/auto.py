@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ class AutoModel:
         )
         backend_options = _check_options(options or {})
         folder = find_folder(model, source)
-        decision = decide_for(folder, wish, describe_environment())
+        decision = decide_for(folder, wish, _environment())
         return _open_best(known_folder(folder), decision, backend_options)
 
     @staticmethod
@@ -109,6 +110,12 @@ class AutoModel:
         from runoff.models.listing import list_models
 
         return list_models()
+
+
+@cache
+def _environment() -> Environment:
+    """This machine, looked at once in a process: what a decision rests on does not change while it runs."""
+    return describe_environment()
 
 
 def decide_for(folder: ModelFolder, wish: Wish, environment: Environment) -> Decision:
