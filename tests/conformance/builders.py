@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from fakes import tiny_nets
+from runoff.backends import table
+from runoff.export.step import StepOptions
 from runoff.models.arrays import Array
 from runoff.models.folder import Package, describe_tree
 from runoff.models.manifest import PackageEntry
@@ -132,7 +134,7 @@ def build(root: Path, net: Net, form: str) -> Package:
     if format_id == "safetensors":
         requires = {"module": f"fakes.tiny_nets:{type(net.module()).__name__}", "kwargs": {}}
     first = {"hf": "config.json", "openvino": "model.xml"}.get(format_id)
-    backend = {"torch-export": "torch", "safetensors": "torch"}.get(format_id, format_id)
+    backend = table.backends_for(format_id)[0].id
     files = describe_tree(root, folder, first)
     entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)
     return Package(root, entry, net.signature)
@@ -192,7 +194,23 @@ def _write_hf(folder: Path, net: Net, precision: Precision) -> None:
     net.module().save_pretrained(folder)
 
 
+def _write_aoti(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.aoti:from_torch_export", folder, net, precision)
+
+
+def _write_torchscript(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.torchscript:from_torch_export", folder, net, precision)
+
+
+def _step(target: str, folder: Path, net: Net, precision: Precision) -> None:
+    """Let a step of the exporter write, from the archive of `torch.export`."""
+    source = build(folder.parent, net, "torch-export")
+    table.load(target)(source, folder, StepOptions(precision))
+
+
 _WRITERS = {
+    "aoti": _write_aoti,
+    "torchscript": _write_torchscript,
     "torch-export": _write_export,
     "safetensors": _write_safetensors,
     "onnx": _write_onnx,

@@ -55,6 +55,9 @@ def _cases() -> Iterator[Case]:
         yield Case("openvino", "onnx", net)
     for net in ("mlp", "conv"):
         yield Case("onnx", "onnx/fp16", net)
+        yield Case("torch", "torchscript", net)
+    yield Case("torch", "aoti", "conv")
+    yield Case("torch", "aoti/bf16", "pooler")
     yield Case("torch", "torch-export", "pooler", Precision.FP16)
     yield Case("torch", "torch-export", "pooler", None, {"compile": True})
     yield Case("torch", "torch-export", "pooler", Precision.BF16, {"compile": True, "freeze": False})

@@ -44,12 +44,14 @@ class Variant(msgspec.Struct, frozen=True):
         precision: the hint, see `SessionOptions.precision`.
         options: backend options of this variant.
         opt_in: raced only when named, such as one that is slow to start.
+        formats: the package formats that can be opened in this way; None means all of the row.
     """
 
     name: str
     precision: PrecisionHint = None
     options: dict[str, Any] = {}
     opt_in: bool = False
+    formats: tuple[str, ...] | None = None
 
 
 class BackendRow(msgspec.Struct, frozen=True):
@@ -78,13 +80,15 @@ class BackendRow(msgspec.Struct, frozen=True):
 
 
 _ALL_FLOAT = (Precision.FP32, Precision.BF16, Precision.FP16)
+_MODULES = ("torch-export", "safetensors")
+"""Forms of PyTorch that open as a module, which can still be compiled or moved to another precision."""
 
 BUILT_IN: tuple[BackendRow, ...] = (
     BackendRow(
         id="torch",
         title="PyTorch",
         library="torch",
-        formats=("torch-export", "safetensors"),
+        formats=(*_MODULES, "aoti", "torchscript"),
         devices=("cpu", "cuda", "mps"),
         precisions=_ALL_FLOAT,
         target="runoff.backends.torch:TorchBackend",
@@ -100,9 +104,9 @@ BUILT_IN: tuple[BackendRow, ...] = (
         },
         variants=(
             Variant(""),
-            Variant("compile", options={"compile": True}),
-            Variant("bf16", Precision.BF16),
-            Variant("compile-bf16", Precision.BF16, {"compile": True}),
+            Variant("compile", options={"compile": True}, formats=_MODULES),
+            Variant("bf16", Precision.BF16, formats=_MODULES),
+            Variant("compile-bf16", Precision.BF16, {"compile": True}, formats=_MODULES),
         ),
     ),
     BackendRow(
@@ -259,6 +263,19 @@ def backend(backend_id: str) -> Backend:
 def backends_for(format_id: str) -> list[BackendRow]:
     """The backends that open a format, in the documented order."""
     return [found for found in rows().values() if format_id in found.formats]
+
+
+def package_stem(format_id: str) -> str:
+    """What the ids of packages in a format begin with: `torch` for a backend's first one, else such as `torch-aoti`."""
+    found = backends_for(format_id)[0]
+    if format_id == found.formats[0]:
+        return found.id
+    return format_id if format_id.startswith(f"{found.id}-") else f"{found.id}-{format_id}"
+
+
+def package_id(format_id: str, precision: Precision) -> str:
+    """The usual id of a package, such as `onnx-fp32` or `torch-aoti-bf16`."""
+    return f"{package_stem(format_id)}-{precision.value}"
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {

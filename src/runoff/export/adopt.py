@@ -213,7 +213,7 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
         target.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(source, target)
     entries = tuple(describe_file(aside, f"{_PLACE}/{place}") for place in sources)
-    entry = PackageEntry(f"{backend}-{precision.value}", backend, format_id, precision, entries)
+    entry = PackageEntry(_package_id(backend, format_id, precision), backend, format_id, precision, entries)
     (aside / "golden").mkdir()
     golden = ("golden/inputs.npz", "golden/outputs.npz")
     answer = _call(
@@ -229,7 +229,7 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
         precision = Precision(answer["precision"])
     entry = msgspec.structs.replace(
         entry,
-        id=f"{backend}-{precision.value}",
+        id=_package_id(backend, format_id, precision),
         precision=precision,
         batch=_batch(signature),
         made_by=MadeBy("adopted", versions={"golden inputs": describe_samples(GOLDEN_SEED)}),
@@ -255,6 +255,13 @@ def _backend(format_id: str) -> str:
         f"no backend that opens the format {format_id!r} is installed; there are {', '.join(row.id for row in rows)}",
         hint=f"pip install 'runoff[{extra}]'" if extra else None,
     )
+
+
+def _package_id(backend: str, format_id: str, precision: Precision) -> str:
+    """The usual id where the format's own backend is there, else one that names the backend that stands in for it."""
+    if backend == table.backends_for(format_id)[0].id:
+        return table.package_id(format_id, precision)
+    return f"{backend}-{precision.value}"
 
 
 def _batch(signature: Signature) -> Batch:

@@ -23,6 +23,8 @@ SAFETENSORS = "safetensors"
 HF = "hf"
 ONNX = "onnx"
 OPENVINO = "openvino"
+AOTI = "aoti"
+TORCHSCRIPT = "torchscript"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -111,6 +113,13 @@ STEPS: tuple[Step, ...] = (
         3,
     ),
     Step(ONNX, _FP32, OPENVINO, _FP32, "runoff.export.openvino:from_onnx", ("openvino",), "openvino", 2),
+    *(
+        Step(TORCH_EXPORT, _FP32, AOTI, precision, "runoff.export.aoti:from_torch_export", ("torch",), "torch", 5)
+        for precision in (_FP32, Precision.BF16)
+    ),
+    Step(
+        TORCH_EXPORT, _FP32, TORCHSCRIPT, _FP32, "runoff.export.torchscript:from_torch_export", ("torch",), "torch", 3
+    ),
 )
 
 

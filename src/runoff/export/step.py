@@ -45,12 +45,14 @@ class Made(msgspec.Struct, frozen=True):
         tool: the converter, as the manifest's `made_by` names it.
         versions: versions of the libraries that had a part in it.
         requires: what the environment must have to open it.
+        details: what else the manifest's `made_by` should say.
     """
 
     main_file: str
     tool: str
     versions: dict[str, str]
     requires: dict[str, Any] = {}
+    details: dict[str, Any] = {}
 
 
 def with_batch(signature: Signature, batch: Batch) -> Signature:

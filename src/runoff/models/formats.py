@@ -149,8 +149,8 @@ def _check_pt2(path: Path, _: int) -> str:
     if any(re.fullmatch(r"models/[^/]+\.json|(?:.*/)?serialized_exported_program\.json", name) for name in names):
         return "torch-export"
     if any("aotinductor/" in name for name in names):
-        raise _no_backend(path, "AOTInductor")
-    raise _mismatch(path, "a torch.export archive", "a zip archive without an exported program")
+        return "aoti"
+    raise _mismatch(path, "a torch.export archive", "a zip archive with neither an exported program nor compiled code")
 
 
 def _check_torch_pt(path: Path, _: int) -> str:
@@ -159,7 +159,7 @@ def _check_torch_pt(path: Path, _: int) -> str:
             raise _pickled(path)
     names = _zip_names(path, "a TorchScript archive")
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-        raise _no_backend(path, "TorchScript")
+        return "torchscript"
     if "data.pkl" in names:
         raise _pickled(path)
     raise _mismatch(path, "a TorchScript archive", "a zip archive without code")

@@ -59,11 +59,16 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MadeBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What made a package: the tool, the package it was made from, and the versions used."""
+    """What made a package: the tool, the package it was made from, the versions used, and what else decided the result.
+
+    Attributes:
+        details: facts of the tool, such as the method and the calibration data of a quantiser.
+    """
 
     tool: str
     source: str | None = None
     versions: dict[str, str] = {}
+    details: dict[str, Any] = {}
 
 
 class PackageEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

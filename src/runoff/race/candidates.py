@@ -64,10 +64,13 @@ def make_candidate(
 
 
 def variants_of(entry: PackageEntry, row: BackendRow) -> tuple[Variant, ...]:
-    """The variants that make sense for a package: precision hints only lower an fp32 package."""
-    if entry.precision is Precision.FP32:
-        return row.variants
-    return tuple(variant for variant in row.variants if variant.precision is None)
+    """The variants that make sense for a package: hints only lower an fp32 package, of a format that can be lowered."""
+    return tuple(
+        variant
+        for variant in row.variants
+        if (entry.precision is Precision.FP32 or variant.precision is None)
+        and (variant.formats is None or entry.format in variant.formats)
+    )
 
 
 def list_candidates(

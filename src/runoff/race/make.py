@@ -1,5 +1,7 @@
 """What can be made here before a race: for every installed backend the package that the model still lacks.
 
+Forms that take long to make, such as AOTInductor's, are made when a candidate of theirs is named.
+
 Knows the table of backends, the environment and the exporter; a package that cannot be made gets a reason.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runoff.backends import table
+from runoff.backends.table import BackendRow
 from runoff.environment.describe import Environment
 from runoff.errors import ExportError, ModelError
 from runoff.export.plan import STEPS
@@ -18,29 +21,27 @@ from runoff.types import Precision
 
 
 def make_packages(
-    folder: ModelFolder, environment: Environment, backends: Sequence[str] | None, listener: Listener
+    folder: ModelFolder,
+    environment: Environment,
+    backends: Sequence[str] | None,
+    listener: Listener,
+    candidates: Sequence[str] | None = None,
 ) -> tuple[ModelFolder, dict[str, str]]:
-    """Export an fp32 package for each backend that has none.
+    """Export an fp32 package for each backend that has none, and the packages of candidates that are named.
 
     Args:
         folder: the model; packages are added to it.
         environment: tells which libraries are installed.
         backends: ids to make packages for; None means all.
         listener: told of each export.
+        candidates: names of candidates, such as `torch-aoti-fp32`.
 
     Returns:
         The folder with its new packages, and the ids of those that could not be made with the reason.
     """
     unmade: dict[str, str] = {}
-    present = {entry.backend for entry in folder.manifest.packages}
-    makeable = {step.target_format for step in STEPS}
-    wanted = [
-        row
-        for row in table.rows().values()
-        if row.id not in present and row.formats[0] in makeable and (not backends or row.id in backends)
-    ]
-    for row in wanted:
-        package_id = f"{row.id}-fp32"
+    for row, format_id, precision in _wanted(folder, backends, candidates or ()):
+        package_id = table.package_id(format_id, precision)
         library = environment.libraries.get(row.library) if row.library else None
         if row.library is not None and (library is None or library.version is None):
             install = f": {library.install}" if library and library.install else ""
@@ -48,7 +49,31 @@ def make_packages(
             continue
         listener(Event("make", f"exporting {package_id}"))
         try:
-            folder = export_package(folder, row.formats[0], Precision.FP32, ExportOptions())
+            folder = export_package(folder, format_id, precision, ExportOptions())
         except (ExportError, ModelError) as error:
             unmade[package_id] = f"cannot be made: {error.message.splitlines()[0]}"
     return folder, unmade
+
+
+def _wanted(
+    folder: ModelFolder, backends: Sequence[str] | None, candidates: Sequence[str]
+) -> list[tuple[BackendRow, str, Precision]]:
+    """The packages to make: backend, format and precision."""
+    present = {entry.backend for entry in folder.manifest.packages}
+    makeable = {step.target_format for step in STEPS}
+    wanted = [
+        (row, row.formats[0], Precision.FP32)
+        for row in table.rows().values()
+        if row.id not in present and row.formats[0] in makeable and (not backends or row.id in backends)
+    ]
+    named = {package_of(name) for name in candidates} - {entry.id for entry in folder.manifest.packages}
+    for step in STEPS:
+        made = (table.backends_for(step.target_format)[0], step.target_format, step.target_precision)
+        if table.package_id(step.target_format, step.target_precision) in named and made not in wanted:
+            wanted.append(made)
+    return wanted
+
+
+def package_of(candidate: str) -> str:
+    """The package that a candidate's name begins with."""
+    return candidate.partition("@")[0].partition("#")[0].partition("+")[0]

@@ -6,7 +6,7 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from runoff.race.decide import Decision, decide, outside_contract
 from runoff.race.fidelity import Contract
 from runoff.race.inputs import RaceInputs, find_inputs, golden_inputs
 from runoff.race.ledger import Ledger, open_ledger
-from runoff.race.make import make_packages
+from runoff.race.make import make_packages, package_of
 from runoff.race.options import Event, Listener, RaceOptions, silent
 from runoff.race.record import Bounds, Entrant, RaceSettings, Record, records_folder
 from runoff.race.rounds import Stable, Timer, batches_of, rounds_done
@@ -73,9 +73,9 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         remove_stale(folder.root)
         remove_stale(records_folder(folder.root))
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
-        folder, unmade = make_packages(folder, environment, options.backends, listener)
+        folder, unmade = make_packages(folder, environment, options.backends, listener, options.candidates)
         ledger.change(lambda record: msgspec.structs.replace(record, unmade=unmade))
-        candidates = _candidates(folder, environment, options)
+        candidates = _candidates(folder, environment, _without(options, unmade))
         bounds = Bounds(_memory_limit(environment, options), runoff_settings.worker_timeout_s())
         stable = Stable(int(environment.memory.available_bytes * _HEAT_MEMORY_SHARE))
         with staging(folder.root) as work, ExitStack() as stack:
@@ -242,6 +242,21 @@ def _check_options(options: RaceOptions) -> None:
         raise RaceError(f"thread counts are {list(options.num_threads)}, expected numbers from 1")
     for name in options.backends or ():
         table.row(name)
+
+
+def _without(options: RaceOptions, unmade: Mapping[str, str]) -> RaceOptions:
+    """The options without the named candidates whose package could not be made.
+
+    Raises:
+        RaceError: that leaves none of those that were named.
+    """
+    if options.candidates is None:
+        return options
+    left = tuple(name for name in options.candidates if package_of(name) not in unmade)
+    if not left:
+        reasons = "; ".join(f"{name} {unmade[name]}" for name in dict.fromkeys(map(package_of, options.candidates)))
+        raise RaceError(f"none of the candidates that were named can be made: {reasons}")
+    return msgspec.structs.replace(options, candidates=left)
 
 
 def _candidates(folder: ModelFolder, environment: Environment, options: RaceOptions) -> list[Candidate]:

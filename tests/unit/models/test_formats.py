@@ -102,13 +102,23 @@ def test_random_bytes_never_crash_the_sniffing(tmp_path_factory, name, content):
         ("m.gguf", b"GGUF\x03\0\0\0", "GGUF"),
         ("m.engine", b"ftrt", "TensorRT"),
         ("m.plan", b"ftrt", "TensorRT"),
-        ("m.pt", zip_bytes({"m/constants.pkl": b"x", "m/data.pkl": b"x", "m/code/a.py": b"x"}), "TorchScript"),
-        ("m.pt2", zip_bytes({"m/data/aotinductor/model/a.so": b"x"}), "AOTInductor"),
     ],
 )
 def test_format_is_named_when_no_backend_opens_it_yet(tmp_path, name, content, what):
     with pytest.raises(ModelError, match=rf"format of {what}, and no backend"):
         detect_format(_write(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "format_id"),
+    [
+        ("m.pt", ("m/constants.pkl", "m/data.pkl", "m/code/a.py"), "torchscript"),
+        ("m.pt2", ("m/data/aotinductor/model/a.so",), "aoti"),
+        ("m.pt2", ("m/models/model.json", "m/data/weights/weight_0"), "torch-export"),
+    ],
+)
+def test_archives_of_torch_are_told_apart_by_what_is_in_them(tmp_path, name, members, format_id):
+    assert detect_format(_write(tmp_path, name, zip_bytes(dict.fromkeys(members, b"x")))) == format_id
 
 
 def test_core_ml_folder_is_named_when_no_backend_opens_it_yet(tmp_path):
