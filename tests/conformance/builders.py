@@ -202,14 +202,19 @@ def _write_torchscript(folder: Path, net: Net, precision: Precision) -> None:
     _step("runoff.export.torchscript:from_torch_export", folder, net, precision)
 
 
-def _step(target: str, folder: Path, net: Net, precision: Precision) -> None:
-    """Let a step of the exporter write, from the archive of `torch.export`."""
-    source = build(folder.parent, net, "torch-export")
+def _write_fused(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.onnx_fused:from_hf", folder, net, precision, "hf")
+
+
+def _step(target: str, folder: Path, net: Net, precision: Precision, start: str = "torch-export") -> None:
+    """Let a step of the exporter write, from the model in another form."""
+    source = build(folder.parent, net, start)
     table.load(target)(source, folder, StepOptions(precision))
 
 
 _WRITERS = {
     "aoti": _write_aoti,
+    "onnx-fused": _write_fused,
     "torchscript": _write_torchscript,
     "torch-export": _write_export,
     "safetensors": _write_safetensors,

@@ -65,6 +65,7 @@ def _cases() -> Iterator[Case]:
     yield Case("onnx", "onnx", "pooler", None, {"io_binding": True})
     for net in ("bert", "vit"):
         yield Case("hf", "hf", net)
+        yield Case("onnx", "onnx-fused", net)
         yield Case("hf", "hf", net, Precision.BF16)
         yield Case("hf", "hf", net, None, {"attn_implementation": "eager"})
     if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

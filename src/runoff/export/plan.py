@@ -25,6 +25,7 @@ ONNX = "onnx"
 OPENVINO = "openvino"
 AOTI = "aoti"
 TORCHSCRIPT = "torchscript"
+ONNX_FUSED = "onnx-fused"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -35,6 +36,7 @@ class Step(msgspec.Struct, frozen=True):
         libraries: distributions that must be installed, by the name that pip knows.
         extra: the extra of runoff that brings them.
         cost: relative effort and risk; the cheapest path wins.
+        raced: whether a race takes it unasked where its source is there; else only the first format of each backend.
     """
 
     source_format: str
@@ -45,6 +47,7 @@ class Step(msgspec.Struct, frozen=True):
     libraries: tuple[str, ...]
     extra: str
     cost: int = 1
+    raced: bool = False
 
     @property
     def source(self) -> State:
@@ -113,6 +116,17 @@ STEPS: tuple[Step, ...] = (
         3,
     ),
     Step(ONNX, _FP32, OPENVINO, _FP32, "runoff.export.openvino:from_onnx", ("openvino",), "openvino", 2),
+    Step(
+        HF,
+        _FP32,
+        ONNX_FUSED,
+        _FP32,
+        "runoff.export.onnx_fused:from_hf",
+        ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"),
+        "export",
+        5,
+        raced=True,
+    ),
     *(
         Step(TORCH_EXPORT, _FP32, AOTI, precision, "runoff.export.aoti:from_torch_export", ("torch",), "torch", 5)
         for precision in (_FP32, Precision.BF16)

@@ -15,7 +15,7 @@ from runoff.backends import table
 from runoff.errors import ExportError
 from runoff.export.module import first_line
 from runoff.export.step import Made, StepOptions, quiet, with_batch
-from runoff.export.torch_export import example, load_program
+from runoff.export.torch_export import example, load_program, recapture
 from runoff.models.folder import Package
 from runoff.types import Signature
 
@@ -42,7 +42,10 @@ def trace(source: Package, signature: Signature, options: StepOptions) -> torch.
     Raises:
         ExportError: it cannot be traced.
     """
-    module = _Tuple(load_program(source.main_file).module())
+    program = load_program(source.main_file)
+    if signature != source.signature:
+        program = recapture(program, source.signature, options)
+    module = Ordered(program.module())
     # A trace computes: integers stay valid for any table that the model looks them up in.
     limits = {spec.name: 2 for spec in signature.inputs if spec.dtype.startswith(("int", "uint"))}
     tensors = example(signature, options, limits)
@@ -58,7 +61,7 @@ def trace(source: Package, signature: Signature, options: StepOptions) -> torch.
         ) from error
 
 
-class _Tuple(torch.nn.Module):
+class Ordered(torch.nn.Module):
     """A program that answers a mapping, answering a tuple: a trace keeps no names."""
 
     def __init__(self, module: torch.nn.Module) -> None:

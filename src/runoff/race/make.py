@@ -66,10 +66,15 @@ def _wanted(
         for row in table.rows().values()
         if row.id not in present and row.formats[0] in makeable and (not backends or row.id in backends)
     ]
-    named = {package_of(name) for name in candidates} - {entry.id for entry in folder.manifest.packages}
+    entries = folder.manifest.packages
+    named = {package_of(name) for name in candidates} - {entry.id for entry in entries}
+    there = {(entry.format, entry.precision) for entry in entries}
     for step in STEPS:
-        made = (table.backends_for(step.target_format)[0], step.target_format, step.target_precision)
-        if table.package_id(step.target_format, step.target_precision) in named and made not in wanted:
+        row = table.backends_for(step.target_format)[0]
+        made = (row, step.target_format, step.target_precision)
+        unasked = step.raced and step.source in there and (not backends or row.id in backends)
+        asked = table.package_id(step.target_format, step.target_precision) in named
+        if (asked or unasked) and step.result not in there and made not in wanted:
             wanted.append(made)
     return wanted
 
