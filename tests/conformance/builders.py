@@ -133,7 +133,7 @@ def build(root: Path, net: Net, form: str) -> Package:
         _WRITERS[format_id](folder, net, Precision(precision or "fp32"))
     if format_id == "safetensors":
         requires = {"module": f"fakes.tiny_nets:{type(net.module()).__name__}", "kwargs": {}}
-    first = {"hf": "config.json", "openvino": "model.xml"}.get(format_id)
+    first = {"hf": "config.json", "openvino": "model.xml", "ncnn": "model.param"}.get(format_id)
     backend = table.backends_for(format_id)[0].id
     files = describe_tree(root, folder, first)
     entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)
@@ -202,6 +202,10 @@ def _write_torchscript(folder: Path, net: Net, precision: Precision) -> None:
     _step("runoff.export.torchscript:from_torch_export", folder, net, precision)
 
 
+def _write_ncnn(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.ncnn:from_torch_export", folder, net, precision)
+
+
 def _write_fused(folder: Path, net: Net, precision: Precision) -> None:
     _step("runoff.export.onnx_fused:from_hf", folder, net, precision, "hf")
 
@@ -214,6 +218,7 @@ def _step(target: str, folder: Path, net: Net, precision: Precision, start: str 
 
 _WRITERS = {
     "aoti": _write_aoti,
+    "ncnn": _write_ncnn,
     "onnx-fused": _write_fused,
     "torchscript": _write_torchscript,
     "torch-export": _write_export,

@@ -56,6 +56,7 @@ def _cases() -> Iterator[Case]:
     for net in ("mlp", "conv"):
         yield Case("onnx", "onnx/fp16", net)
         yield Case("torch", "torchscript", net)
+        yield Case("ncnn", "ncnn", net)
     yield Case("torch", "aoti", "conv")
     yield Case("torch", "aoti/bf16", "pooler")
     yield Case("torch", "torch-export", "pooler", Precision.FP16)
@@ -216,7 +217,7 @@ def test_inputs_that_do_not_fit_are_refused(session: Session, net: Net) -> None:
 def test_facts_say_what_runs(session: Session, case: Case) -> None:
     facts = session.facts
     assert msgspec.json.decode(msgspec.json.encode(facts)) == facts
-    assert facts["runtime"].split()[0] in ("torch", "onnxruntime", "openvino", "transformers")
+    assert facts["runtime"].split()[0] in ("torch", "onnxruntime", "openvino", "transformers", "ncnn")
     expected = case.form.partition("/")[2] or "fp32" if case.precision is None else case.precision
     if case.precision == "default":
         expected = facts["precision"]

@@ -64,6 +64,8 @@ class BackendRow(msgspec.Struct, frozen=True):
         target: `module:Class` of the backend.
         extra: the extra that brings the library.
         variants: the candidates that each fp32 package of this backend gives, the plain one first.
+        platforms: values of `sys.platform` where it runs; empty means all.
+        check: `module:function` that holds a package against its signature where the backend does not run.
     """
 
     id: str
@@ -77,6 +79,12 @@ class BackendRow(msgspec.Struct, frozen=True):
     options: dict[str, Option] = {}
     variants: tuple[Variant, ...] = (Variant(""),)
     notes: str = ""
+    platforms: tuple[str, ...] = ()
+    check: str | None = None
+
+    def runs_on(self, platform: str) -> bool:
+        """Whether the runtime exists for a value of `sys.platform`."""
+        return not self.platforms or platform in self.platforms
 
 
 _ALL_FLOAT = (Precision.FP32, Precision.BF16, Precision.FP16)
@@ -159,6 +167,35 @@ BUILT_IN: tuple[BackendRow, ...] = (
             "cache_dir": Option("str", "folder for compiled models; default: none"),
         },
         variants=(Variant(""), Variant("default", "default")),
+    ),
+    BackendRow(
+        id="ncnn",
+        title="ncnn",
+        library="ncnn",
+        formats=("ncnn",),
+        devices=("cpu",),
+        precisions=(Precision.FP32,),
+        target="runoff.backends.ncnn:NcnnBackend",
+        extra="ncnn",
+        notes="runs a batch row by row",
+    ),
+    BackendRow(
+        id="coreml",
+        title="Core ML",
+        library="coremltools",
+        formats=("mlpackage",),
+        devices=("cpu", "gpu", "npu"),
+        precisions=(Precision.FP32, Precision.FP16),
+        target="runoff.backends.coreml:CoreMlBackend",
+        extra="coreml",
+        options={
+            "compute_units": Option(
+                "str", "what Core ML may use; default all", ("all", "cpu", "cpu-and-gpu", "cpu-and-npu")
+            ),
+        },
+        notes="predicts on macOS only; converts on Linux",
+        platforms=("darwin",),
+        check="runoff.export.coreml:check_package",
     ),
 )
 

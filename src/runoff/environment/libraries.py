@@ -53,6 +53,8 @@ LIBRARIES: tuple[Library, ...] = (
         "onnx-cpu",
     ),
     Library("openvino", "OpenVINO", ("openvino",), "openvino", "openvino"),
+    Library("ncnn", "ncnn", ("ncnn",), "ncnn", "ncnn"),
+    Library("coremltools", "Core ML Tools", ("coremltools",), "coremltools", "coreml"),
     Library(
         "tensorrt",
         "TensorRT",

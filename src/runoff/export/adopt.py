@@ -109,7 +109,7 @@ def _place(path: Path, relative: str) -> str:
     """What a file is called in the package: the main file has one name, so that the same content is the same model."""
     if path.is_dir():
         return relative
-    main = {path.name, path.with_suffix(".bin").name} if path.suffix == ".xml" else {path.name}
+    main = {path.name, path.with_suffix(".bin").name} if path.suffix in (".xml", ".param") else {path.name}
     return f"model{Path(relative).suffix}" if relative in main else relative
 
 
@@ -136,6 +136,11 @@ def _base(path: Path) -> Path:
 
 def _files(path: Path, format_id: str) -> Iterator[str]:
     """The files of a bare model relative to its folder, the main one first."""
+    if format_id == "mlpackage":
+        raise ModelError(
+            f"{path} cannot become a model by itself: Core ML answers on macOS only",
+            hint="start from the model's source, and export it to coreml",
+        )
     if path.is_dir():
         yield "config.json"
         for found in sorted(path.rglob("*")):
@@ -146,8 +151,10 @@ def _files(path: Path, format_id: str) -> Iterator[str]:
                 yield name
         return
     yield path.name
-    if format_id == "openvino":
+    if format_id in ("openvino", "ncnn"):
         yield path.with_suffix(".bin").name
+    if format_id == "ncnn" and (path.parent / "signature.json").is_file():
+        yield "signature.json"
     if format_id == "onnx":
         for name in _external_files(path):
             check_path(name, str(path))

@@ -92,7 +92,7 @@ def _export(source: Package, signature: Signature, path: Path, options: StepOpti
     from runoff.export.torchscript import Ordered
 
     flat, limits = load_hf(source, "eager")
-    config = flat.module.model.config
+    config: Any = getattr(flat.module.model, "config", None)
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int):
         # The trace computes, so its example must fit the table of positions.

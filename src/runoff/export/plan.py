@@ -26,6 +26,8 @@ OPENVINO = "openvino"
 AOTI = "aoti"
 TORCHSCRIPT = "torchscript"
 ONNX_FUSED = "onnx-fused"
+NCNN = "ncnn"
+MLPACKAGE = "mlpackage"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -130,6 +132,20 @@ STEPS: tuple[Step, ...] = (
     *(
         Step(TORCH_EXPORT, _FP32, AOTI, precision, "runoff.export.aoti:from_torch_export", ("torch",), "torch", 5)
         for precision in (_FP32, Precision.BF16)
+    ),
+    Step(TORCH_EXPORT, _FP32, NCNN, _FP32, "runoff.export.ncnn:from_torch_export", ("torch", "pnnx"), "ncnn", 4),
+    *(
+        Step(
+            TORCH_EXPORT,
+            _FP32,
+            MLPACKAGE,
+            precision,
+            "runoff.export.coreml:from_torch_export",
+            ("torch", "coremltools"),
+            "coreml",
+            4,
+        )
+        for precision in (_FP32, Precision.FP16)
     ),
     Step(
         TORCH_EXPORT, _FP32, TORCHSCRIPT, _FP32, "runoff.export.torchscript:from_torch_export", ("torch",), "torch", 3

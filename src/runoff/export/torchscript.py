@@ -31,8 +31,7 @@ def from_torch_export(source: Package, destination: Path, options: StepOptions) 
     signature = with_batch(source.signature, options.batch)
     traced = trace(source, signature, options)
     note = table.load("runoff.backends.torch_compiled:signature_note")(signature)
-    with quiet():
-        torch.jit.save(traced, str(destination / MAIN_FILE), note)
+    save_trace(traced, destination / MAIN_FILE, note)
     return Made(MAIN_FILE, "torch.jit.trace", {"torch": str(torch.__version__)})
 
 
@@ -59,6 +58,13 @@ def trace(source: Package, signature: Signature, options: StepOptions) -> torch.
             f"torch.jit.trace cannot capture {source.id}: {first_line(error)}",
             hint="sizes that are computed from a dynamic batch cannot be traced: ask for a fixed one with batch=N",
         ) from error
+
+
+def save_trace(traced: torch.jit.ScriptModule, path: Path, note: dict[str, str]) -> None:
+    """Write a trace, with texts by name beside its code."""
+    save: Any = torch.jit.save
+    with quiet():
+        save(traced, str(path), note)
 
 
 class Ordered(torch.nn.Module):

@@ -5,6 +5,7 @@ Knows no runtime itself: steps and backends are loaded by name. Whatever happens
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ def check(package: dict[str, Any], inputs: str | None, outputs: str | None) -> M
         outputs: .npz of the reference's outputs on them.
     """
     made = _package(package)
+    row = table.row(made.entry.backend)
+    if row.check is not None and not row.runs_on(sys.platform):
+        table.load(row.check)(made)
+        return {}
     given = read_npz(Path(inputs)) if inputs else generate_inputs(made.signature, rows=2, seed=0)
     expected = read_npz(Path(outputs)) if outputs else {}
     rows = batch_size(made.signature, given)

@@ -38,7 +38,7 @@ def detect_format(path: Path) -> str:
     suffix = path.suffix.lower()
     if path.is_dir():
         if suffix == ".mlpackage":
-            raise _no_backend(path, "Core ML")
+            return _check_mlpackage(path)
         return _folder_format(path)
     check = _CHECKS.get(suffix)
     if check is None:
@@ -189,6 +189,26 @@ def _check_openvino(path: Path, size: int) -> str:
     return "openvino"
 
 
+def _check_ncnn(path: Path, _: int) -> str:
+    with path.open("rb") as file:
+        magic = file.readline(32).strip()
+    if magic != b"7767517":
+        raise _mismatch(path, "an ncnn network", _looks_like(path) or "its first line is not 7767517")
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise ModelNotFound(
+            f"{path} has no {weights.name} beside it, which holds its weights", hint="keep the two files together"
+        )
+    return "ncnn"
+
+
+def _check_mlpackage(path: Path) -> str:
+    items = _json_object(path / "Manifest.json").get("itemInfoEntries")
+    if not isinstance(items, dict) or not items:
+        raise FormatMismatch(f"{path} is no Core ML package: its Manifest.json lists nothing")
+    return "mlpackage"
+
+
 def _check_safetensors(path: Path, size: int) -> str:
     what = "a safetensors file"
     with path.open("rb") as file:
@@ -232,6 +252,7 @@ _CHECKS: dict[str, Callable[[Path, int], str]] = {
     ".pt2": _check_pt2,
     ".xml": _check_openvino,
     ".safetensors": _check_safetensors,
+    ".param": _check_ncnn,
     ".pt": _check_torch_pt,
     ".pth": _check_torch_pt,
     ".tflite": _magic("LiteRT", 4, b"TFL3"),

@@ -7,6 +7,7 @@ Knows the table of backends, the environment and the exporter; a package that ca
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from runoff.backends import table
@@ -42,6 +43,9 @@ def make_packages(
     unmade: dict[str, str] = {}
     for row, format_id, precision in _wanted(folder, backends, candidates or ()):
         package_id = table.package_id(format_id, precision)
+        if not row.runs_on(sys.platform):
+            unmade[package_id] = f"{row.title} runs on {' and '.join(row.platforms)} only"
+            continue
         library = environment.libraries.get(row.library) if row.library else None
         if row.library is not None and (library is None or library.version is None):
             install = f": {library.install}" if library and library.install else ""

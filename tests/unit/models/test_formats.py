@@ -121,10 +121,24 @@ def test_archives_of_torch_are_told_apart_by_what_is_in_them(tmp_path, name, mem
     assert detect_format(_write(tmp_path, name, zip_bytes(dict.fromkeys(members, b"x")))) == format_id
 
 
-def test_core_ml_folder_is_named_when_no_backend_opens_it_yet(tmp_path):
-    (tmp_path / "m.mlpackage").mkdir()
-    with pytest.raises(ModelError, match="Core ML"):
-        detect_format(tmp_path / "m.mlpackage")
+def test_core_ml_folder_is_known_by_its_manifest(tmp_path):
+    folder = tmp_path / "m.mlpackage"
+    folder.mkdir()
+    (folder / "Manifest.json").write_text('{"itemInfoEntries": {}}')
+    with pytest.raises(FormatMismatch, match="lists nothing"):
+        detect_format(folder)
+    (folder / "Manifest.json").write_text('{"itemInfoEntries": {"1": {"path": "com.apple.CoreML/model.mlmodel"}}}')
+    assert detect_format(folder) == "mlpackage"
+
+
+def test_ncnn_network_needs_its_magic_number_and_its_weights(tmp_path):
+    with pytest.raises(FormatMismatch, match="not an ncnn network"):
+        detect_format(_write(tmp_path, "m.param", b"hello"))
+    network = _write(tmp_path, "m.param", b"7767517\n1 1\n")
+    with pytest.raises(ModelNotFound, match=r"m\.bin"):
+        detect_format(network)
+    _write(tmp_path, "m.bin", b"\0")
+    assert detect_format(network) == "ncnn"
 
 
 @pytest.mark.parametrize(
