@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import coremltools
 import numpy as np
@@ -58,7 +58,7 @@ class CoreMlBackend:
 class CoreMlSession(CheckedSession):
     """A model of Core ML; integers pass as 32 bits."""
 
-    concurrency = "exclusive"
+    concurrency: Literal["thread", "exclusive"] = "exclusive"
 
     def __init__(self, model: Any, package: Package, units: str) -> None:
         facts = {

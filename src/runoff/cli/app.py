@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from runoff.cli import cache, describe, env, explain, export, race, verify
+from runoff.cli import cache, describe, env, explain, export, race, targets, verify
 from runoff.cli import run as run_verb
 from runoff.cli.console import print_error
 from runoff.errors import RunoffError, SettingInvalid, UnknownName
@@ -29,6 +29,7 @@ app.command("export")(export.export)
 app.command("race")(race.race)
 app.command("run")(run_verb.run)
 app.command("explain")(explain.explain)
+app.command("targets")(targets.targets)
 app.add_typer(cache.app, name="cache")
 
 
