@@ -25,7 +25,7 @@ from runoff.models.folder import ModelFolder
 from runoff.race.api import race_model
 from runoff.race.decide import Wish, decide
 from runoff.race.fidelity import Contract, Level
-from runoff.race.options import RaceOptions
+from runoff.race.options import Event, Listener, RaceOptions
 from runoff.race.record import Entrant, Record
 
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ def package_model(name: str, folder: Path) -> ModelFolder:
 
 def measure(name: str, folder: ModelFolder, options: RaceOptions) -> list[Cell]:
     """Race, decide, time again, compare."""
-    first = race_model(folder.root, options, lambda event: _progress(name, event.stage, event.detail))
+    first = race_model(folder.root, options, _listener(name))
     environment = describe_environment()
     picks = {}
     for batch in BATCHES:
         for level in CONTRACTS:
             wish = Wish(batch_size=batch, contract=Contract(level))
             picks[batch, level] = decide(first.folder.manifest, environment, wish, first.record)
-    second = race_model(folder.root, _again(options), lambda event: _progress(name, f"again: {event.stage}", event.detail))
+    second = race_model(folder.root, _again(options), _listener(f"{name}, again"))
     cells = []
     for (batch, level), decision in picks.items():
         eligible = [ranked.candidate.id for ranked in decision.ranking]
@@ -158,8 +158,11 @@ def _order_ms(package_id: str, entrants: tuple[Entrant, ...], batch: int) -> flo
     return min(times, default=math.nan)
 
 
-def _progress(name: str, stage: str, detail: str) -> None:
-    print(f"\r\033[K{name}: {stage}: {detail}", end="", file=sys.stderr, flush=True)
+def _listener(name: str) -> Listener:
+    def show(event: Event) -> None:
+        print(f"\r\033[K{name}: {event.stage}: {event.detail}", end="", file=sys.stderr, flush=True)
+
+    return show
 
 
 def print_cell(cell: Cell) -> None:

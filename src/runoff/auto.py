@@ -8,29 +8,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from runoff.backends import table
+from runoff.backends.protocol import Session
 from runoff.environment.describe import Environment, describe_environment
-from runoff.errors import NoCandidate, RuntimeLoadError, UnknownName, unknown_name
+from runoff.errors import NoCandidate, RunoffError, RuntimeLoadError, UnknownName
 from runoff.export.find import find_folder, known_folder
 from runoff.model import Model
-from runoff.models.folder import ModelFolder
+from runoff.models.folder import ModelFolder, Package
 from runoff.models.sources import SourceOptions
 from runoff.race.candidates import Candidate
-from runoff.race.decide import OBJECTIVES, Decision, Objective, Rejection, Wish, decide
+from runoff.race.decide import Decision, Rejection, decide
 from runoff.race.fidelity import Contract
 from runoff.race.ledger import find_record
-from runoff.types import CPU, Device, Precision
+from runoff.race.wish import Objective, Wish, make_wish
 
 if TYPE_CHECKING:
     from runoff.models.description import ModelDescription
     from runoff.models.listing import ListedModel
-
-_Name = TypeVar("_Name", bound=str)
-_DEVICES = ("cpu", "cuda", "gpu", "npu", "mps")
 
 
 class FallbackWarning(UserWarning):
@@ -120,60 +118,6 @@ def decide_for(folder: ModelFolder, wish: Wish, environment: Environment) -> Dec
     return msgspec.structs.replace(decision, notes=(*decision.notes, *notes))
 
 
-def make_wish(
-    *,
-    backend: str | Sequence[str] | None = None,
-    precision: str | Sequence[str] | None = None,
-    device: str | None = None,
-    batch_size: int | None = None,
-    num_threads: int | None = None,
-    objective: str = "latency",
-    contract: Contract | None = None,
-) -> Wish:
-    """Read the caller's words; see `AutoModel.from_pretrained`.
-
-    Raises:
-        UnknownName: one of them does not exist; the message lists the known ones.
-    """
-    precisions = tuple(str(name) for name in _listed(precision))
-    known = [*Precision, "default"]
-    for name in precisions:
-        if name not in known:
-            raise unknown_name("precision", name, [str(value) for value in known])
-    if objective not in OBJECTIVES:
-        raise unknown_name("objective", objective, list(OBJECTIVES))
-    for name, number in (("batch_size", batch_size), ("num_threads", num_threads)):
-        if number is not None and number < 1:
-            raise UnknownName(f"{name} is {number}, expected a number from 1")
-    return Wish(
-        backends=tuple(table.row(name).id for name in _listed(backend)),
-        precisions=precisions,
-        device=parse_device(device) if device else CPU,
-        batch_size=batch_size,
-        num_threads=num_threads,
-        objective=objective,
-        contract=contract or Contract(),
-    )
-
-
-def parse_device(text: str) -> Device:
-    """Read a device such as `cpu` or `cuda:1`.
-
-    Raises:
-        UnknownName: there is no such kind of device.
-    """
-    kind, colon, index = text.lower().partition(":")
-    if kind not in _DEVICES or (colon and not index.isdigit()):
-        raise unknown_name("device", text, list(_DEVICES))
-    return Device(kind, int(index) if index else None)
-
-
-def _listed(value: _Name | Sequence[_Name] | None) -> Sequence[_Name]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else value
-
-
 def _check_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     checked: dict[str, Mapping[str, Any]] = {}
     for name, given in options.items():
@@ -197,7 +141,7 @@ def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Ma
             candidate = _with_options(ranked.candidate, options)
             package = folder.package(candidate.package_id)
             package.verify()
-            session = table.backend(candidate.backend).open(package, candidate.session_options())
+            session = _open(package, candidate)
         except RuntimeLoadError as error:
             failed.append(Rejection(ranked.candidate.id, f"failed to open: {error.message}", error.hint))
             continue
@@ -219,6 +163,15 @@ def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Ma
         rejections={rejection.candidate_id: rejection.reason for rejection in (*failed, *decision.rejections)},
         hint=next((rejection.hint for rejection in failed if rejection.hint), None),
     )
+
+
+def _open(package: Package, candidate: Candidate) -> Session:
+    try:
+        return table.backend(candidate.backend).open(package, candidate.session_options())
+    except RunoffError:
+        raise
+    except Exception as error:
+        raise RuntimeLoadError(f"backend {candidate.backend!r} raised {type(error).__name__}: {error}") from error
 
 
 def _with_options(candidate: Candidate, options: Mapping[str, Mapping[str, Any]]) -> Candidate:

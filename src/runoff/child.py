@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, TypeAlias
@@ -85,6 +86,7 @@ class Child:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
         self._buffer = b""
+        self._end: str | None = None
 
     @property
     def pid(self) -> int:
@@ -103,10 +105,12 @@ class Child:
             ChildFailed: the child crashed, hung, or used too much memory; it is gone.
             RemoteError: the handler raised; the child goes on.
         """
+        if self._end is not None:
+            raise ChildFailed(self._end)
         try:
             self._stdin.write(msgspec.json.encode({"op": op, "arguments": arguments}) + b"\n")
             self._stdin.flush()
-        except (BrokenPipeError, ValueError) as error:
+        except BrokenPipeError as error:
             raise self._fail(self._death()) from error
         line = self._read_line(op, timeout_s)
         try:
@@ -119,6 +123,7 @@ class Child:
 
     def close(self) -> None:
         """End the child and whatever it started. Twice is fine."""
+        self._end = self._end or "was closed"
         self._kill()
         self._selector.close()
         for pipe in (self._process.stdin, self._process.stdout, self._log):
@@ -152,12 +157,11 @@ class Child:
                 if not chunk:
                     raise self._fail(self._death())
                 self._buffer += chunk
-            if time.monotonic() > deadline:
+            elif time.monotonic() > deadline:
                 raise self._fail(f"hung: no answer to {op!r} within {timeout_s:g} s")
-            if self._max_memory_bytes is not None and (used := _memory_bytes(self.pid)) > self._max_memory_bytes:
-                raise self._fail(
-                    f"used {used / 2**20:.0f} MiB of memory, more than {self._max_memory_bytes / 2**20:.0f}"
-                )
+            elif self._max_memory_bytes is not None and (used := _memory_bytes(self.pid)) > self._max_memory_bytes:
+                limit = self._max_memory_bytes
+                raise self._fail(f"used {used / 2**20:.0f} MiB of memory, more than {limit / 2**20:.0f} MiB")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -184,6 +188,7 @@ class Child:
         return f": {lines[-1].strip()}" if lines else ""
 
     def _fail(self, why: str) -> ChildFailed:
+        self._end = why
         self.close()
         return ChildFailed(why)
 
@@ -201,6 +206,7 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     Whatever libraries print to standard output goes to standard error, so that it cannot reach the pipe.
     """
     _die_with_parent()
+    _tie_forks_to_this_process()
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -222,6 +228,20 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _tie_forks_to_this_process() -> None:
+    """What a library forks ends with this process too, if the main thread forks it: the kernel watches that thread."""
+    is_main = [False]
+
+    def remember() -> None:
+        is_main[0] = threading.current_thread() is threading.main_thread()
+
+    def tie() -> None:
+        if is_main[0]:
+            _die_with_parent()
+
+    os.register_at_fork(before=remember, after_in_child=tie)
 
 
 def _memory_bytes(pid: int) -> int:

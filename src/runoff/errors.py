@@ -28,7 +28,7 @@ documented in docs/errors.md. Errors of a runtime library are always the `__caus
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RunoffError(Exception):
@@ -53,6 +53,17 @@ class RunoffError(Exception):
     def message(self) -> str:
         """The message without the hint."""
         return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default an exception is pickled as a call with its positional arguments, which is not how these are made.
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(kind: type[RunoffError], args: tuple[Any, ...], state: dict[str, Any]) -> RunoffError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class SettingInvalid(RunoffError):

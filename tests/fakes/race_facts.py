@@ -29,8 +29,7 @@ def environment(*, isa: Sequence[str] = ("avx2", "fma"), **versions: str | None)
     """A Linux machine with every runtime but those whose version is given as None."""
     installed = {**_VERSIONS, **versions}
     libraries = {
-        name: LibraryFacts(name, version, distribution=name if version else None)
-        for name, version in installed.items()
+        name: LibraryFacts(name, version, distribution=name if version else None) for name, version in installed.items()
     }
     return Environment(
         os=OperatingSystem("Linux", "6.8.0", "x86_64"),
@@ -60,7 +59,9 @@ def manifest(*packages: PackageEntry, reference: str | None = None) -> Manifest:
     return Manifest(1, "model", reference or packages[0].id, SIGNATURE, packages)
 
 
-def fidelity(max_rel: float = 1e-6, centred_cosine: float = 1.0, top1: float | None = None, **metric: float) -> Fidelity:
+def fidelity(
+    max_rel: float = 1e-6, centred_cosine: float = 1.0, top1: float | None = None, **metric: float
+) -> Fidelity:
     return Fidelity("torch-fp32", 16, "normal-v1 seed 0", max_rel, max_rel, 1.0, centred_cosine, top1, metric)
 
 

@@ -6,12 +6,12 @@ for unless the hint is `default`, and `facts["precision"]` is what the compiled 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from runoff.backends import table
 from runoff.backends.protocol import CheckedSession, Session, SessionOptions, session_closed
@@ -20,6 +20,12 @@ from runoff.errors import FormatMismatch, RuntimeLoadError, RuntimeRunError
 from runoff.models.arrays import Array, Arrays, numpy_dtype
 from runoff.models.folder import Package
 from runoff.types import Device, Dim, DType, Precision, Signature, TensorSpec
+
+# Importing OpenVINO reports the use of it over the network, from a process that it forks and that may outlive this one;
+# without this library it does not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino as ov  # noqa: E402
 
 _DTYPES = {
     "f64": DType.FP64,

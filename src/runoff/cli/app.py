@@ -15,6 +15,8 @@ from runoff.cli import run as run_verb
 from runoff.cli.console import print_error
 from runoff.errors import RunoffError, SettingInvalid, UnknownName
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="runoff",
     help="One front door to every inference runtime: the fastest one that stays correct serves your model.",
@@ -58,6 +60,8 @@ def run(arguments: list[str] | None = None) -> None:
     given = [word for word in given if word != "--debug"]
     try:
         code = app(args=given, standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt  # which typer took for an ordinary exit
     except typer.TyperException as error:
         typer.echo(f"error: {error.format_message()}", err=True)
         code = 2
@@ -65,10 +69,10 @@ def run(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         typer.echo("interrupted; what was finished is kept", err=True)
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has had enough; nothing can be printed to it any more.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         code = 1
     except Exception as error:
         if debug:

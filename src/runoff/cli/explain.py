@@ -23,10 +23,11 @@ def explain(
     """Explain the decision without opening the model; the options are those of `runoff run`."""
     import msgspec
 
-    from runoff.auto import decide_for, make_wish
+    from runoff.auto import decide_for
     from runoff.environment.describe import describe_environment
     from runoff.export.find import find_folder
     from runoff.race.explain import explain as explain_text
+    from runoff.race.wish import make_wish
 
     wish = make_wish(
         backend=backend.split(",") if backend else None,

@@ -47,9 +47,9 @@ def race(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Race every runtime that can run the model and record the fastest one that stays correct."""
-    from runoff.auto import parse_device
     from runoff.race.fidelity import LEVELS, Contract
     from runoff.race.options import RaceOptions
+    from runoff.race.wish import parse_device
 
     if contract is not None and contract not in LEVELS:
         raise unknown_name("contract", contract, list(LEVELS))
@@ -73,9 +73,9 @@ def race(
 
 def _race(model: str, options: RaceOptions, *, out: Path | None, report: Path | None, as_json: bool) -> None:
     from runoff.race.api import race_model
-    from runoff.race.data import result_data
-    from runoff.race.report import load_template, write_report
-    from runoff.race.terminal import ProgressListener, print_result
+    from runoff.race.report.data import result_data
+    from runoff.race.report.page import load_template, write_report
+    from runoff.race.report.terminal import ProgressListener, print_result
 
     if report is not None:
         load_template()  # before the race: it would be late to learn afterwards that the report cannot be written

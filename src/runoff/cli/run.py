@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from runoff.cli.console import console, print_json
 
 if TYPE_CHECKING:
     from runoff.model import Model
+    from runoff.race.wish import Objective
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
             precision=precision.split(",") if precision else None,
             device=device,
             num_threads=threads,
-            objective=objective,  # type: ignore[arg-type] - checked there
+            objective=cast("Objective", objective),
         )
         with opened:
             answers = _answer(opened, inputs, output)

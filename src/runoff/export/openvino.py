@@ -6,6 +6,7 @@ would store fp32 weights as fp16.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from runoff.models.folder import Package
 from runoff.types import Precision, Signature, TensorSpec
 
 MAIN_FILE = "model.xml"
+
+# Importing OpenVINO reports the use of it over the network, from a process that it forks and that may outlive this one;
+# without this library it does not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def from_onnx(source: Package, destination: Path, options: StepOptions) -> Made:

@@ -36,6 +36,11 @@ class Contestant:
         """When the process was started, by `time.perf_counter`."""
         return self._child.started_s
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
     def open(self) -> tuple[float, dict[str, Any]]:
         """Open the candidate: seconds, and the session's facts."""
         answer = self._call(

@@ -31,8 +31,9 @@ from runoff.race.record import (
 class Ledger:
     """The record of the race that runs now."""
 
-    def __init__(self, root: Path, record: Record) -> None:
+    def __init__(self, root: Path, record: Record, *, is_finished: bool = False) -> None:
         self._root = root
+        self._is_finished = is_finished
         self.record = record
 
     def put(self, entrant: Entrant) -> None:
@@ -40,13 +41,17 @@ class Ledger:
         self.change(lambda record: record.with_entrant(entrant))
 
     def change(self, change: Callable[[Record], Record]) -> None:
-        """Change the record and save it as a race in progress."""
-        self.record = msgspec.structs.replace(change(self.record), raced_at=_now())
-        write_record(part_path(self._root, self.record.fingerprint), self.record)
+        """Change the record and save it as a race in progress; a change that changes nothing is none."""
+        changed = change(self.record)
+        if changed != self.record:
+            self.record = msgspec.structs.replace(changed, raced_at=_now())
+            self._is_finished = False
+            write_record(part_path(self._root, self.record.fingerprint), self.record)
 
     def finish(self) -> Record:
         """Make the record in progress the finished one."""
-        write_record(record_path(self._root, self.record.fingerprint), self.record)
+        if not self._is_finished:
+            write_record(record_path(self._root, self.record.fingerprint), self.record)
         part_path(self._root, self.record.fingerprint).unlink(missing_ok=True)
         return self.record
 
@@ -69,7 +74,9 @@ def open_ledger(
         for path, old in found.items():
             if old.settings == settings:
                 kept = tuple(entrant for entrant in old.entrants if _holds(entrant, folder))
-                return Ledger(root, msgspec.structs.replace(old, entrants=kept, unmade={})), [words[path]]
+                is_finished = path == finished and kept == old.entrants
+                kept_record = msgspec.structs.replace(old, entrants=kept)
+                return Ledger(root, kept_record, is_finished=is_finished), [words[path]]
         differs = ["raced again: batch sizes or inputs differ from those of the record"]
         notes = differs if found else _why_invalid(folder, environment)
     record = Record(

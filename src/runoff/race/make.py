@@ -20,6 +20,8 @@ from runoff.models.folder import ModelFolder
 from runoff.race.options import Event, Listener
 from runoff.types import Precision
 
+_SYSTEMS = {"darwin": "macOS", "win32": "Windows", "linux": "Linux"}
+
 
 def make_packages(
     folder: ModelFolder,
@@ -44,7 +46,9 @@ def make_packages(
     for row, format_id, precision in _wanted(folder, backends, candidates or ()):
         package_id = table.package_id(format_id, precision)
         if not row.runs_on(sys.platform):
-            unmade[package_id] = f"{row.title} runs on {' and '.join(row.platforms)} only"
+            unmade[package_id] = (
+                f"{row.title} runs on {' and '.join(_SYSTEMS.get(name, name) for name in row.platforms)} only"
+            )
             continue
         library = environment.libraries.get(row.library) if row.library else None
         if row.library is not None and (library is None or library.version is None):

@@ -23,7 +23,7 @@ class RaceOptions(msgspec.Struct, frozen=True):
         batches: batch sizes to time; the first one decides the objective `latency`.
         num_threads: thread counts to enter each variant with; None means the usable cores, and 1.
         device: where all candidates run.
-        candidates: ids without `@threads` that compete; None means all but the opt-in ones.
+        candidates: ids that compete, with `@threads` or for all of them; None means all but the opt-in ones.
         backends: backends that compete; None means all.
         data: an .npz of inputs by name to compare on; None takes the model's evaluation data, else a generator.
         labels: an .npy of one integer label a row of `data`.

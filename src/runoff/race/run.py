@@ -63,8 +63,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         FolderBusy: another race held the folder for longer than the lock timeout.
         UnknownName: a backend or candidate that does not exist.
     """
-    options = options or RaceOptions()
-    _check_options(options)
+    options = _checked(options or RaceOptions())
     with folder_lock(folder.root, lambda: listener(Event("wait", "another race holds the folder; waiting for it"))):
         environment = describe_environment()
         folder = read_folder(folder.root)
@@ -74,7 +73,9 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         remove_stale(records_folder(folder.root))
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
         folder, unmade = make_packages(folder, environment, options.backends, listener, options.candidates)
-        ledger.change(lambda record: msgspec.structs.replace(record, unmade=unmade))
+        # What was not tried this time keeps its reason.
+        known = {} if options.backends is None else ledger.record.unmade
+        ledger.change(lambda record: msgspec.structs.replace(record, unmade={**known, **unmade}))
         candidates = _candidates(folder, environment, _without(options, unmade))
         bounds = Bounds(_memory_limit(environment, options), runoff_settings.worker_timeout_s())
         stable = Stable(int(environment.memory.available_bytes * _HEAT_MEMORY_SHARE))
@@ -232,7 +233,8 @@ def _memory_limit(environment: Environment, options: RaceOptions) -> int:
     return min(usable, options.max_memory_bytes or usable)
 
 
-def _check_options(options: RaceOptions) -> None:
+def _checked(options: RaceOptions) -> RaceOptions:
+    """The options with backends by their ids; refuses what makes no sense."""
     for name in ("samples", "rounds"):
         if getattr(options, name) < 1:
             raise RaceError(f"{name} is {getattr(options, name)}, expected a number from 1")
@@ -240,8 +242,9 @@ def _check_options(options: RaceOptions) -> None:
         raise RaceError(f"batch sizes are {list(options.batches)}, expected numbers from 1")
     if options.num_threads is not None and (not options.num_threads or min(options.num_threads) < 1):
         raise RaceError(f"thread counts are {list(options.num_threads)}, expected numbers from 1")
-    for name in options.backends or ():
-        table.row(name)
+    if options.backends is None:
+        return options
+    return msgspec.structs.replace(options, backends=tuple(table.row(name).id for name in options.backends))
 
 
 def _without(options: RaceOptions, unmade: Mapping[str, str]) -> RaceOptions:
@@ -261,7 +264,7 @@ def _without(options: RaceOptions, unmade: Mapping[str, str]) -> RaceOptions:
 
 def _candidates(folder: ModelFolder, environment: Environment, options: RaceOptions) -> list[Candidate]:
     """Candidates whose library is installed; the others are known to `decide` as rejected."""
-    backends = {table.row(name).id for name in options.backends} if options.backends else None
+    backends = options.backends
     rows = table.rows()
     usable = [
         entry

@@ -80,6 +80,18 @@ def test_plain_archive_passes_and_opens(archive: Path) -> None:
         torch.export.load(path).module()(torch.ones(5, 4), torch.ones(6, 4))
 
 
+def test_archive_with_nested_graphs_passes(tmp_path: Path) -> None:
+    class Nested(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda y: y.cos(), lambda y: y + 1, (x,))
+
+    path = tmp_path / "model.pt2"
+    program = torch.export.export(Nested(), (torch.ones(2),))
+    assert any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in program.graph.nodes)
+    torch.export.save(program, path)
+    check_archive(path)
+
+
 def test_sample_inputs_that_run_code_are_refused(archive: Path) -> None:
     harm = archive.with_name("harm")
     bad = _rewrite(

@@ -138,9 +138,7 @@ def test_data_of_any_number_of_rows_fits_a_model_of_a_fixed_batch(folder, tmp_pa
 
 
 def test_inputs_of_unequal_rows_are_refused(folder, tmp_path) -> None:
-    two = with_signature(
-        folder, TensorSpec("x", DType.FP32, ("batch", 3)), TensorSpec("mask", DType.FP32, ("batch",))
-    )
+    two = with_signature(folder, TensorSpec("x", DType.FP32, ("batch", 3)), TensorSpec("mask", DType.FP32, ("batch",)))
     np.savez(tmp_path / "uneven.npz", x=np.zeros((2, 3), np.float32), mask=np.zeros(3, np.float32))
     with pytest.raises(InputError):
         find_inputs(two, RaceOptions(data=tmp_path / "uneven.npz"))
@@ -162,9 +160,7 @@ def test_batched_inputs_are_those_that_begin_with_the_batch(shapes, batched) -> 
 
 
 def test_input_without_a_batch_is_the_same_for_every_row(folder, tmp_path) -> None:
-    two = with_signature(
-        folder, TensorSpec("scale", DType.FP32, ()), TensorSpec("x", DType.FP32, ("batch", 3))
-    )
+    two = with_signature(folder, TensorSpec("scale", DType.FP32, ()), TensorSpec("x", DType.FP32, ("batch", 3)))
     found = find_inputs(two, RaceOptions(samples=3))
     assert found.samples == 3
     stored = read_npz(write_batch(found, 5, tmp_path / "batch.npz"))

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import race_facts
 from fakes.race_facts import entrant, package, record, timing
 from runoff.errors import ModelError
 from runoff.race.record import (
@@ -130,4 +129,3 @@ def test_thinning_keeps_the_extremes_and_the_order(samples) -> None:
 def test_thinning_keeps_the_percentiles() -> None:
     kept = thin([float(value) for value in range(10_001)])
     assert kept[99] == pytest.approx(5000, rel=0.01)
-

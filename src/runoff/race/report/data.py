@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from runoff.race.headline import headline
+from runoff.race.report.headline import headline
+from runoff.race.report.standings import all_notes, standings
 from runoff.race.run import RaceResult
-from runoff.race.standings import all_notes, standings
 
 
 def result_data(result: RaceResult) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import pytest
 
 from fakes.race_results import CRASH, PACKAGES, UNMADE, entrant, fidelity, full_race, race
 from runoff.errors import ModelError, RunoffError
-from runoff.race.data import result_data
 from runoff.race.decide import Wish
 from runoff.race.fidelity import Contract
-from runoff.race.headline import headline
-from runoff.race.report import render_report, write_report
+from runoff.race.report.data import result_data
+from runoff.race.report.headline import headline
+from runoff.race.report.page import render_report, write_report
+from runoff.race.report.standings import standings
 from runoff.race.run import RaceResult
-from runoff.race.standings import standings
 
 _VOID = {"meta", "br", "hr", "link", "img", "input"}
 _TORCH, _ONNX, _ONNX_BF16, _OPENVINO = PACKAGES

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from runoff.race.figures import printable
+from runoff.race.report.figures import printable
 
 Shape: TypeAlias = Literal["star", "diamond", "circle", "cross"]
 Anchor: TypeAlias = Literal["start", "middle", "end"]

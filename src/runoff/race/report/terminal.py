@@ -15,11 +15,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from runoff.race.figures import MISSING, decimals_for, fixed, mebibytes, percent, printable, scientific
-from runoff.race.headline import headline
 from runoff.race.options import Event
+from runoff.race.report.figures import MISSING, decimals_for, fixed, mebibytes, percent, printable, scientific
+from runoff.race.report.headline import headline
+from runoff.race.report.standings import BatchFigures, Standing, Verdict, all_notes, standings
 from runoff.race.run import RaceResult
-from runoff.race.standings import BatchFigures, Standing, Verdict, all_notes, standings
 
 _STYLES: dict[Verdict, str] = {
     "won": "bold green",

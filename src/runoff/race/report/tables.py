@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from runoff.race.figures import MISSING, decimals_for, fixed, mebibytes, percent, points, scientific
 from runoff.race.record import Record
-from runoff.race.standings import BatchFigures, Standing
+from runoff.race.report.figures import MISSING, decimals_for, fixed, mebibytes, percent, points, scientific
+from runoff.race.report.standings import BatchFigures, Standing
 
 
 @dataclass(frozen=True, slots=True)

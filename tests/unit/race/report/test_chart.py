@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.race_results import PACKAGES, entrant, full_race, race
-from runoff.race.chart import Box, Labeller, LogScale, Point, log_scale, text_width
-from runoff.race.distribution import distribution
 from runoff.race.fidelity import Contract
+from runoff.race.report.chart import Box, Labeller, LogScale, Point, log_scale, text_width
+from runoff.race.report.distribution import distribution
+from runoff.race.report.scatter import dots, limit_lines, scatter
+from runoff.race.report.standings import standings
 from runoff.race.run import RaceResult
-from runoff.race.scatter import dots, limit_lines, scatter
-from runoff.race.standings import standings
 
 _TORCH, _ONNX, _, _OPENVINO = PACKAGES
 WIDTHS = (380.0, 960.0)

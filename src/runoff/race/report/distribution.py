@@ -9,10 +9,21 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
-from runoff.race.chart import LogScale, chart, element, group, line, log_scale, marker, text, text_width, to_markup
-from runoff.race.figures import decimals_for, fixed, percent
-from runoff.race.scatter import SHAPES
-from runoff.race.standings import BatchFigures, Standing
+from runoff.race.report.chart import (
+    LogScale,
+    chart,
+    element,
+    group,
+    line,
+    log_scale,
+    marker,
+    text,
+    text_width,
+    to_markup,
+)
+from runoff.race.report.figures import decimals_for, fixed, percent
+from runoff.race.report.scatter import SHAPES
+from runoff.race.report.standings import BatchFigures, Standing
 
 _WIDE = 600.0
 _TOP = 8.0

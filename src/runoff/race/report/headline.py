@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
-from runoff.race.figures import rounded
 from runoff.race.rank import Ranked
+from runoff.race.report.figures import rounded
+from runoff.race.report.standings import decisive_batch, plain_reference, winner_entrant
 from runoff.race.run import RaceResult
-from runoff.race.standings import decisive_batch, plain_reference, winner_entrant
 from runoff.race.wish import UNITS, Objective
 
 _COMPARED: dict[Objective, str] = {

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from fakes.race_results import CRASH, PACKAGES, UNMADE, entrant, fidelity, full_race, race
 from runoff.race.options import Event
+from runoff.race.report.terminal import ProgressListener, print_result, race_table
 from runoff.race.run import RaceResult
-from runoff.race.terminal import ProgressListener, print_result, race_table
 
 _TORCH, _ONNX, _, _ = PACKAGES
 EVENTS = (

@@ -1,6 +1,6 @@
 """The report of a race: one HTML file that needs nothing else, for a screen of any width and for paper.
 
-Gathers what the template shows; how it looks is `report.html.j2`'s, the tables and charts have modules of their own.
+Gathers what the template shows; how it looks is `page.html.j2`'s, the tables and charts have modules of their own.
 Whatever comes from a model, a runtime or a file is escaped by the template or by the SVG writer.
 """
 
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from runoff.errors import ModelError, RunoffError
 from runoff.models.staging import write_atomically
-from runoff.race.chart import chart, marker, to_markup
-from runoff.race.distribution import distribution
-from runoff.race.figures import MIB, fixed, percent, printable, rounded, scientific
-from runoff.race.headline import headline
-from runoff.race.report_tables import fidelity_table, speed_table
+from runoff.race.report.chart import chart, marker, to_markup
+from runoff.race.report.distribution import distribution
+from runoff.race.report.figures import MIB, fixed, percent, printable, rounded, scientific
+from runoff.race.report.headline import headline
+from runoff.race.report.scatter import SHAPES, dots, limit_lines, scatter
+from runoff.race.report.standings import Standing, Verdict, all_notes, decisive_batch, standings
+from runoff.race.report.tables import fidelity_table, speed_table
 from runoff.race.run import RaceResult
-from runoff.race.scatter import SHAPES, dots, limit_lines, scatter
-from runoff.race.standings import Standing, Verdict, all_notes, decisive_batch, standings
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -95,7 +95,7 @@ def load_template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=finalize
     )
-    return environment.from_string(files("runoff.race").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    return environment.from_string(files("runoff.race.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
 
 
 def _subtitle(result: RaceResult) -> list[str]:

@@ -9,7 +9,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runoff.race.chart import (
+from runoff.race.fidelity import LEVELS, Contract
+from runoff.race.report.chart import (
     Box,
     Labeller,
     LogScale,
@@ -25,9 +26,8 @@ from runoff.race.chart import (
     text_width,
     to_markup,
 )
-from runoff.race.fidelity import LEVELS, Contract
-from runoff.race.figures import percent, rounded, scientific
-from runoff.race.standings import BatchFigures, Standing, Verdict
+from runoff.race.report.figures import percent, rounded, scientific
+from runoff.race.report.standings import BatchFigures, Standing, Verdict
 
 SHAPES: dict[Verdict, Shape] = {"won": "star", "tie": "diamond", "eligible": "circle", "rejected": "cross"}
 _ORDER: tuple[Verdict, ...] = ("won", "tie", "eligible", "rejected")
