@@ -6,6 +6,7 @@ RUNOFF_LOCK_TIMEOUT_S   float   seconds to wait for another process's lock; defa
 RUNOFF_DOWNLOAD_TIMEOUT_S float seconds without a byte before a download is given up; default 30
 RUNOFF_MODELS           path    a folder of model folders that `list_models` shows; default: none
 RUNOFF_WORKER_TIMEOUT_S float   seconds that a race worker or exporter may stay silent; default 600
+RUNOFF_TRUST_COMPILED   bool    1 opens packages of machine code that were made elsewhere; default 0
 
 CUDA_VISIBLE_DEVICES, which belongs to CUDA, is read here too, since it decides which GPUs there are.
 """
@@ -41,6 +42,15 @@ def _seconds(name: str, default: float) -> float:
     return value
 
 
+def _flag(name: str) -> bool:
+    text = (_read(name) or "").lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise SettingInvalid(f"{name}={text!r} is neither true nor false", hint="use 1 or 0")
+
+
 def cache_folder() -> Path:
     """The folder of the user cache; it may not exist yet."""
     explicit = _read("RUNOFF_CACHE")
@@ -58,12 +68,12 @@ def models_folder() -> Path | None:
 
 def offline() -> bool:
     """Whether every download is forbidden."""
-    text = (_read("RUNOFF_OFFLINE") or "").lower()
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise SettingInvalid(f"RUNOFF_OFFLINE={text!r} is neither true nor false", hint="use 1 or 0")
+    return _flag("RUNOFF_OFFLINE")
+
+
+def trust_compiled() -> bool:
+    """Whether packages of machine code open although they were made on another machine."""
+    return _flag("RUNOFF_TRUST_COMPILED")
 
 
 def lock_timeout_s() -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fakes import tiny_nets
+from runoff.backends import table
 from runoff.export.isolated import plain, worker
 from runoff.export.plan import STEPS
 from runoff.export.step import StepOptions
@@ -142,8 +143,8 @@ def build(root: Path, net: Net, form: str) -> Package:
         _WRITERS[format_id](folder, net, Precision(precision or "fp32"))
     if format_id == "safetensors":
         requires = {"module": f"fakes.tiny_nets:{type(net.module()).__name__}", "kwargs": {}}
-    first = {"hf": "config.json", "openvino": "model.xml"}.get(format_id)
-    backend = {"torch-export": "torch", "safetensors": "torch"}.get(format_id, format_id)
+    first = {"hf": "config.json", "openvino": "model.xml", "ncnn": "model.param"}.get(format_id)
+    backend = table.backends_for(format_id)[0].id
     files = describe_tree(root, folder, first)
     entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)
     return Package(root, entry, net.signature)
@@ -224,7 +225,33 @@ def _write_hf(folder: Path, net: Net, precision: Precision) -> None:
     net.module().save_pretrained(folder)
 
 
+def _write_aoti(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.aoti:from_torch_export", folder, net, precision)
+
+
+def _write_torchscript(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.torchscript:from_torch_export", folder, net, precision)
+
+
+def _write_ncnn(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.ncnn:from_torch_export", folder, net, precision)
+
+
+def _write_fused(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.onnx_fused:from_hf", folder, net, precision, "hf")
+
+
+def _step(target: str, folder: Path, net: Net, precision: Precision, start: str = "torch-export") -> None:
+    """Let a step of the exporter write, from the model in another form."""
+    source = build(folder.parent, net, start)
+    table.load(target)(source, folder, StepOptions(precision))
+
+
 _WRITERS = {
+    "aoti": _write_aoti,
+    "ncnn": _write_ncnn,
+    "onnx-fused": _write_fused,
+    "torchscript": _write_torchscript,
     "torch-export": _write_export,
     "safetensors": _write_safetensors,
     "onnx": _write_onnx,

@@ -25,7 +25,7 @@ from runoff.types import Device, DType, Precision, Signature, TensorSpec
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 4e-2, "int8": 4e-2}
 """Largest error over the largest magnitude of the output, about four roundings of the precision."""
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "transformers", "litert", "executorch")
+RUNTIMES = ("torch", "onnxruntime", "openvino", "transformers", "litert", "executorch", "ncnn")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ def _cases() -> Iterator[Case]:
         yield Case("openvino", "onnx", net)
     for net in ("mlp", "conv"):
         yield Case("onnx", "onnx/fp16", net)
+        yield Case("torch", "torchscript", net)
+        yield Case("ncnn", "ncnn", net)
+    yield Case("torch", "aoti", "conv")
+    yield Case("torch", "aoti/bf16", "pooler")
     yield Case("torch", "torch-export", "pooler", Precision.FP16)
     yield Case("torch", "torch-export", "pooler", None, {"compile": True})
     yield Case("torch", "torch-export", "pooler", Precision.BF16, {"compile": True, "freeze": False})
@@ -64,6 +68,7 @@ def _cases() -> Iterator[Case]:
     yield Case("onnx", "onnx", "pooler", None, {"io_binding": True})
     for net in ("bert", "vit"):
         yield Case("hf", "hf", net)
+        yield Case("onnx", "onnx-fused", net)
         yield Case("hf", "hf", net, Precision.BF16)
         yield Case("hf", "hf", net, None, {"attn_implementation": "eager"})
     for net in ("mlp", "conv", "pooler"):

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from runoff.backends import table
+from runoff.backends.execution_providers import ExecutionProvider, find_provider, how_to_get, providers_for
 from runoff.backends.protocol import CheckedSession, Session, SessionOptions, session_closed
 from runoff.backends.threads import default_threads
 from runoff.errors import FormatMismatch, RuntimeLoadError, RuntimeRunError, UnknownName, unknown_name
@@ -38,29 +39,6 @@ _LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-_DEVICE_PROVIDERS: dict[str, tuple[str, ...]] = {
-    "cuda": ("CUDAExecutionProvider",),
-    "gpu": (
-        "CUDAExecutionProvider",
-        "ROCMExecutionProvider",
-        "MIGraphXExecutionProvider",
-        "DmlExecutionProvider",
-        "OpenVINOExecutionProvider",
-        "CoreMLExecutionProvider",
-        "WebGpuExecutionProvider",
-    ),
-    "npu": (
-        "QNNExecutionProvider",
-        "VitisAIExecutionProvider",
-        "OpenVINOExecutionProvider",
-        "CoreMLExecutionProvider",
-        "NnapiExecutionProvider",
-    ),
-}
-"""Providers that drive a kind of device, in the order in which they are looked for."""
-
-_BY_DEVICE_TYPE = {"OpenVINOExecutionProvider": "device_type"}
-_HOST_PROVIDERS = {_CPU, "XnnpackExecutionProvider", "DnnlExecutionProvider", "AzureExecutionProvider"}
 _BF16_ELEMENT_TYPE = 16
 """`TensorProto.BFLOAT16` of onnx.proto."""
 
@@ -72,7 +50,7 @@ ort.disable_telemetry_events()
 
 
 class OnnxBackend:
-    """Opens packages in the format `onnx`."""
+    """Opens packages in the formats `onnx` and `onnx-fused`."""
 
     def open(self, package: Package, options: SessionOptions) -> Session:
         """Open a package; see `Backend.open`."""
@@ -133,7 +111,7 @@ class OnnxSession(CheckedSession):
         self._fetches = [matched[name] for name in outputs]
         self._renames = any(name != feed for name, feed in self._feeds.items())
         kinds = {spec.dtype for spec in (*self.signature.inputs, *self.signature.outputs)}
-        needs_binding = DType.BF16 in kinds or providers[0] not in _HOST_PROVIDERS
+        needs_binding = DType.BF16 in kinds or not _in_host_memory(providers[0])
         self._bound = options.backend.get("io_binding", needs_binding) or DType.BF16 in kinds
         facts["io_binding"] = self._bound
 
@@ -221,8 +199,14 @@ def _providers(options: SessionOptions) -> list[tuple[str, dict[str, Any]]]:
         if name not in ort.get_all_providers():
             raise unknown_name("execution provider", name, available)
         if name not in available:
-            raise _absent(f"execution provider {name}", available)
+            row = find_provider(name)
+            raise _absent(f"execution provider {name}", available, (row,) if row else ())
     return wanted
+
+
+def _in_host_memory(provider: str) -> bool:
+    row = find_provider(provider)
+    return row is not None and row.host_memory
 
 
 def _provider(entry: Any) -> tuple[str, dict[str, Any]]:
@@ -238,21 +222,26 @@ def _provider(entry: Any) -> tuple[str, dict[str, Any]]:
 def _providers_of(device: Device, available: list[str]) -> list[tuple[str, dict[str, Any]]]:
     if device.kind == "cpu":
         return [(_CPU, {})]
-    for name in _DEVICE_PROVIDERS[device.kind]:
-        if name in available:
-            settings: dict[str, Any] = {} if device.index is None else {"device_id": device.index}
-            if name in _BY_DEVICE_TYPE:
-                index = "" if device.index is None else f".{device.index}"
-                settings = {_BY_DEVICE_TYPE[name]: device.kind.upper() + index}
+    rows = providers_for(device.kind)
+    for row in rows:
+        if row.name in available:
             # Operators that the provider lacks run on the CPU, as ONNX Runtime intends.
-            return [(name, settings), (_CPU, {})]
-    raise _absent(f"execution provider for device {device}", available)
+            return [(row.name, _device_settings(row, device)), (_CPU, {})]
+    raise _absent(f"execution provider for device {device}", available, rows)
 
 
-def _absent(what: str, available: list[str]) -> RuntimeLoadError:
+def _device_settings(row: ExecutionProvider, device: Device) -> dict[str, Any]:
+    if row.device_option == "device_type":
+        return {"device_type": device.kind.upper() + ("" if device.index is None else f".{device.index}")}
+    if row.device_option is None or device.index is None:
+        return {}
+    return {row.device_option: device.index}
+
+
+def _absent(what: str, available: list[str], rows: tuple[ExecutionProvider, ...]) -> RuntimeLoadError:
     return RuntimeLoadError(
         f"this build of ONNX Runtime has no {what}; it has {', '.join(available)}",
-        hint="install the ONNX Runtime build of your device, such as the extra onnx-cu12",
+        hint=how_to_get(rows) if rows else "install the ONNX Runtime build of your device",
     )
 
 

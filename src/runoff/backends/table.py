@@ -44,12 +44,14 @@ class Variant(msgspec.Struct, frozen=True):
         precision: the hint, see `SessionOptions.precision`.
         options: backend options of this variant.
         opt_in: raced only when named, such as one that is slow to start.
+        formats: the package formats that can be opened in this way; None means all of the row.
     """
 
     name: str
     precision: PrecisionHint = None
     options: dict[str, Any] = {}
     opt_in: bool = False
+    formats: tuple[str, ...] | None = None
 
 
 class BackendRow(msgspec.Struct, frozen=True):
@@ -63,6 +65,8 @@ class BackendRow(msgspec.Struct, frozen=True):
         extra: the extra that brings the library.
         variants: the candidates that each fp32 package of this backend gives, the plain one first.
         static_batch: its packages are made for one batch size each, and for one size of every other dimension.
+        platforms: values of `sys.platform` where it runs; empty means all.
+        check: `module:function` that holds a package against its signature where the backend does not run.
     """
 
     id: str
@@ -77,16 +81,24 @@ class BackendRow(msgspec.Struct, frozen=True):
     variants: tuple[Variant, ...] = (Variant(""),)
     static_batch: bool = False
     notes: str = ""
+    platforms: tuple[str, ...] = ()
+    check: str | None = None
+
+    def runs_on(self, platform: str) -> bool:
+        """Whether the runtime exists for a value of `sys.platform`."""
+        return not self.platforms or platform in self.platforms
 
 
 _ALL_FLOAT = (Precision.FP32, Precision.BF16, Precision.FP16)
+_MODULES = ("torch-export", "safetensors")
+"""Forms of PyTorch that open as a module, which can still be compiled or moved to another precision."""
 
 BUILT_IN: tuple[BackendRow, ...] = (
     BackendRow(
         id="torch",
         title="PyTorch",
         library="torch",
-        formats=("torch-export", "safetensors"),
+        formats=(*_MODULES, "aoti", "torchscript"),
         devices=("cpu", "cuda", "mps"),
         precisions=_ALL_FLOAT,
         target="runoff.backends.torch:TorchBackend",
@@ -102,9 +114,9 @@ BUILT_IN: tuple[BackendRow, ...] = (
         },
         variants=(
             Variant(""),
-            Variant("compile", options={"compile": True}),
-            Variant("bf16", Precision.BF16),
-            Variant("compile-bf16", Precision.BF16, {"compile": True}),
+            Variant("compile", options={"compile": True}, formats=_MODULES),
+            Variant("bf16", Precision.BF16, formats=_MODULES),
+            Variant("compile-bf16", Precision.BF16, {"compile": True}, formats=_MODULES),
         ),
     ),
     BackendRow(
@@ -127,7 +139,7 @@ BUILT_IN: tuple[BackendRow, ...] = (
         id="onnx",
         title="ONNX Runtime",
         library="onnxruntime",
-        formats=("onnx",),
+        formats=("onnx", "onnx-fused"),
         devices=("cpu", "cuda", "gpu", "npu"),
         precisions=(*_ALL_FLOAT, Precision.INT8, Precision.INT4),
         target="runoff.backends.onnx:OnnxBackend",
@@ -185,6 +197,35 @@ BUILT_IN: tuple[BackendRow, ...] = (
         extra="executorch",
         static_batch=True,
         notes="XNNPACK; the number of threads belongs to the process, not to the session.",
+    ),
+    BackendRow(
+        id="ncnn",
+        title="ncnn",
+        library="ncnn",
+        formats=("ncnn",),
+        devices=("cpu",),
+        precisions=(Precision.FP32,),
+        target="runoff.backends.ncnn:NcnnBackend",
+        extra="ncnn",
+        notes="runs a batch row by row",
+    ),
+    BackendRow(
+        id="coreml",
+        title="Core ML",
+        library="coremltools",
+        formats=("mlpackage",),
+        devices=("cpu", "gpu", "npu"),
+        precisions=(Precision.FP32, Precision.FP16),
+        target="runoff.backends.coreml:CoreMlBackend",
+        extra="coreml",
+        options={
+            "compute_units": Option(
+                "str", "what Core ML may use; default all", ("all", "cpu", "cpu-and-gpu", "cpu-and-npu")
+            ),
+        },
+        notes="predicts on macOS only; converts on Linux",
+        platforms=("darwin",),
+        check="runoff.export.coreml:check_package",
     ),
 )
 
@@ -291,6 +332,19 @@ def backend(backend_id: str) -> Backend:
 def backends_for(format_id: str) -> list[BackendRow]:
     """The backends that open a format, in the documented order."""
     return [found for found in rows().values() if format_id in found.formats]
+
+
+def package_stem(format_id: str) -> str:
+    """What the ids of packages in a format begin with: `torch` for a backend's first one, else such as `torch-aoti`."""
+    found = backends_for(format_id)[0]
+    if format_id == found.formats[0]:
+        return found.id
+    return format_id if format_id.startswith(f"{found.id}-") else f"{found.id}-{format_id}"
+
+
+def package_id(format_id: str, precision: Precision) -> str:
+    """The usual id of a package, such as `onnx-fp32` or `torch-aoti-bf16`."""
+    return f"{package_stem(format_id)}-{precision.value}"
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {

@@ -1,7 +1,7 @@
-"""PyTorch: `torch.export` archives, and safetensors weights for a module that is named by its dotted name.
+"""PyTorch: `torch.export` archives, safetensors weights for a module named by its dotted name, and compiled forms.
 
 Nothing is unpickled: archives are looked into before PyTorch opens them (`torch_archive.py`), weights come from
-safetensors, and the module's class from the normal import path.
+safetensors, and the module's class from the normal import path. The compiled forms are in `torch_compiled.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from torch.export.graph_signature import InputKind, TensorArgument
 from runoff.backends import table
 from runoff.backends.protocol import Session, SessionOptions
 from runoff.backends.torch_archive import check_archive
+from runoff.backends.torch_compiled import aoti_signature, open_aoti, open_torchscript, torchscript_signature
 from runoff.backends.torch_effects import keeps_state, writes_in_place
 from runoff.backends.torch_precision import convert_graph
 from runoff.backends.torch_session import (
     FLOATS,
     NAMES,
+    Forward,
     TorchPlan,
     TorchSession,
     compile_module,
@@ -43,13 +45,15 @@ _MODULE_HINT = 'the manifest needs "requires": {"module": "package.module:Class"
 
 
 class TorchBackend:
-    """Opens packages in the formats `torch-export` and `safetensors`."""
+    """Opens packages in the formats `torch-export`, `safetensors`, `aoti` and `torchscript`."""
 
     def open(self, package: Package, options: SessionOptions) -> Session:
         """Open a package; see `Backend.open`."""
         table.check_session("torch", options)
         precision = wanted_precision(package.entry.precision, options)
         device = torch_device(options.device)
+        if package.entry.format in _FIXED:
+            return _open_fixed(package, options, device)
         opened = _OPENERS[package.entry.format](package, precision)
         compiled = bool(options.backend.get("compile", False))
         module = opened.module.to(device)
@@ -72,6 +76,8 @@ class TorchBackend:
 
     def read_signature(self, format_id: str, path: Path) -> Signature:
         """The signature of an archive; safetensors hold weights only, so they have none."""
+        if format_id in _FIXED:
+            return _FIXED[format_id](path)
         if format_id != "torch-export":
             raise FormatMismatch(
                 f"{path} holds weights without a signature", hint="runoff.package(module, inputs, folder) reads one"
@@ -186,7 +192,37 @@ def _module_class(package: Package) -> type[torch.nn.Module]:
     return kind
 
 
+def _open_fixed(package: Package, options: SessionOptions, device: torch.device) -> Session:
+    """Open a form whose precision and way of running were fixed when it was made.
+
+    Raises:
+        RuntimeLoadError: another precision, or compilation, was asked for.
+    """
+    own = package.entry.precision
+    if options.precision not in (None, "default", own) or options.backend:
+        raise RuntimeLoadError(
+            f"package {package.id!r} runs as it was made, at {own}, and takes no options of PyTorch",
+            hint="leave precision and options out, or use the model's torch-export package",
+        )
+    kept: frozenset[int] = frozenset()
+    forward: Forward
+    if package.entry.format == "aoti":
+        if device.type != "cpu":
+            raise RuntimeLoadError(f"package {package.id!r} was compiled for the CPU", hint="use device cpu")
+        forward = open_aoti(package)
+    else:
+        module = open_torchscript(package, device)
+        kept = storages(_tensors(module))
+        forward = _by_position(module)
+    # What the code does to its inputs cannot be seen, and TorchScript may keep state between runs.
+    plan = TorchPlan(device, input_dtypes(package.signature, own), options.num_threads, copy_inputs=True, kept=kept)
+    concurrency: Literal["thread", "exclusive"] = "thread" if package.entry.format == "aoti" else "exclusive"
+    return TorchSession(package.signature, forward, plan, session_facts(plan, own, {}), concurrency)
+
+
 _OPENERS = {"torch-export": _open_export, "safetensors": _open_safetensors}
+_FIXED = {"aoti": aoti_signature, "torchscript": torchscript_signature}
+"""Forms that cannot be changed any more, with what reads their signature."""
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:

@@ -95,8 +95,9 @@ def _export_one(
 def _formats(text: str) -> list[str]:
     """Formats by their own name or by that of the backend that they are for."""
     from runoff.backends import table
+    from runoff.export.plan import STEPS
 
-    known = {row.formats[0] for row in table.rows().values()}
+    known = {row.formats[0] for row in table.rows().values()} | {step.target_format for step in STEPS}
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise unknown_name("format", text, sorted(known))

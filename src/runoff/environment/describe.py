@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,7 @@ class Environment(msgspec.Struct, frozen=True):
         python: its version, such as `3.12.4`.
         cuda_version: the newest CUDA that the NVIDIA driver supports.
         cuda_toolkit_version: the CUDA runtime that is installed.
-        libraries: runtimes by id, installed or not; see `libraries.LIBRARIES`.
+        libraries: runtimes of this platform by id, installed or not; see `libraries.LIBRARIES`.
         tools: libraries that compute no output of a model, by id.
         execution_providers: of ONNX Runtime, in its own order.
         plugins: distributions that add backends; they were not loaded.
@@ -131,7 +132,9 @@ def _probe(ask_providers: Callable[[], Answer]) -> Environment:
     system, nvidia = read_operating_system(), read_nvidia()
     devices = _devices(system, nvidia.gpus, read_intel(root))
     requirements = installed.own_requirements(version_of)
-    runtimes = installed.find_libraries(LIBRARIES, requirements, version_of, devices=devices)
+    computing = [row for row in LIBRARIES if row.computes_on(sys.platform)]
+    converting = [row for row in LIBRARIES if row not in computing]
+    runtimes = installed.find_libraries(computing, requirements, version_of, devices=devices)
     environment = Environment(
         os=system,
         python=platform.python_version(),
@@ -143,7 +146,7 @@ def _probe(ask_providers: Callable[[], Answer]) -> Environment:
         cuda_toolkit_version=installed.cuda_toolkit_version(root, version_of),
         tensorrt_version=runtimes["tensorrt"].version,
         libraries=runtimes,
-        tools=installed.find_libraries(TOOLS, requirements, version_of, devices=devices),
+        tools=installed.find_libraries([*TOOLS, *converting], requirements, version_of, devices=devices),
         plugins=installed.installed_plugins(),
         extras=requirements.installed_extras(),
         devices=devices,

@@ -31,6 +31,7 @@ class Library(msgspec.Struct, frozen=True):
         extra: the extra of Runoff that adds it.
         cpu_extra: the extra where the CPU is the only device, when that is another one.
         needs_nvidia: it is of no use without an NVIDIA GPU.
+        platforms: values of `sys.platform` where it computes; elsewhere it is a tool. Empty means all.
     """
 
     id: str
@@ -40,6 +41,11 @@ class Library(msgspec.Struct, frozen=True):
     extra: str
     cpu_extra: str | None = None
     needs_nvidia: bool = False
+    platforms: tuple[str, ...] = ()
+
+    def computes_on(self, platform: str) -> bool:
+        """Whether it can answer for a model at a value of `sys.platform`, and not only convert it."""
+        return not self.platforms or platform in self.platforms
 
 
 LIBRARIES: tuple[Library, ...] = (
@@ -55,6 +61,8 @@ LIBRARIES: tuple[Library, ...] = (
     Library("openvino", "OpenVINO", ("openvino",), "openvino", "openvino"),
     Library("ai_edge_litert", "LiteRT", ("ai-edge-litert",), "ai_edge_litert", "litert"),
     Library("executorch", "ExecuTorch", ("executorch",), "executorch", "executorch"),
+    Library("ncnn", "ncnn", ("ncnn",), "ncnn", "ncnn"),
+    Library("coremltools", "Core ML Tools", ("coremltools",), "coremltools", "coreml", platforms=("darwin",)),
     Library(
         "tensorrt",
         "TensorRT",
@@ -64,7 +72,8 @@ LIBRARIES: tuple[Library, ...] = (
         needs_nvidia=True,
     ),
 )
-"""Runtimes: a figure measured with one version says nothing of another, so they are part of the fingerprint."""
+"""Runtimes: a figure measured with one version says nothing of another, so those that compute here are part of the
+fingerprint."""
 
 TOOLS: tuple[Library, ...] = (
     Library("onnx", "ONNX", ("onnx",), "onnx", "export"),

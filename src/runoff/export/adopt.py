@@ -109,7 +109,7 @@ def _place(path: Path, relative: str) -> str:
     """What a file is called in the package: the main file has one name, so that the same content is the same model."""
     if path.is_dir():
         return relative
-    main = {path.name, path.with_suffix(".bin").name} if path.suffix == ".xml" else {path.name}
+    main = {path.name, path.with_suffix(".bin").name} if path.suffix in (".xml", ".param") else {path.name}
     return f"model{Path(relative).suffix}" if relative in main else relative
 
 
@@ -136,6 +136,11 @@ def _base(path: Path) -> Path:
 
 def _files(path: Path, format_id: str) -> Iterator[str]:
     """The files of a bare model relative to its folder, the main one first."""
+    if format_id == "mlpackage":
+        raise ModelError(
+            f"{path} cannot become a model by itself: Core ML answers on macOS only",
+            hint="start from the model's source, and export it to coreml",
+        )
     if path.is_dir():
         yield "config.json"
         for found in sorted(path.rglob("*")):
@@ -146,8 +151,10 @@ def _files(path: Path, format_id: str) -> Iterator[str]:
                 yield name
         return
     yield path.name
-    if format_id == "openvino":
+    if format_id in ("openvino", "ncnn"):
         yield path.with_suffix(".bin").name
+    if format_id == "ncnn" and (path.parent / "signature.json").is_file():
+        yield "signature.json"
     if format_id == "onnx":
         for name in _external_files(path):
             check_path(name, str(path))
@@ -213,7 +220,7 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
         target.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(source, target)
     entries = tuple(describe_file(aside, f"{_PLACE}/{place}") for place in sources)
-    entry = PackageEntry(f"{backend}-{precision.value}", backend, format_id, precision, entries)
+    entry = PackageEntry(_package_id(backend, format_id, precision), backend, format_id, precision, entries)
     (aside / "golden").mkdir()
     golden = ("golden/inputs.npz", "golden/outputs.npz")
     answer = _call(
@@ -229,7 +236,7 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
         precision = Precision(answer["precision"])
     entry = msgspec.structs.replace(
         entry,
-        id=f"{backend}-{precision.value}",
+        id=_package_id(backend, format_id, precision),
         precision=precision,
         batch=_batch(signature),
         made_by=MadeBy("adopted", versions={"golden inputs": describe_samples(GOLDEN_SEED)}),
@@ -255,6 +262,13 @@ def _backend(format_id: str) -> str:
         f"no backend that opens the format {format_id!r} is installed; there are {', '.join(row.id for row in rows)}",
         hint=f"pip install 'runoff[{extra}]'" if extra else None,
     )
+
+
+def _package_id(backend: str, format_id: str, precision: Precision) -> str:
+    """The usual id where the format's own backend is there, else one that names the backend that stands in for it."""
+    if backend == table.backends_for(format_id)[0].id:
+        return table.package_id(format_id, precision)
+    return f"{backend}-{precision.value}"
 
 
 def _batch(signature: Signature) -> Batch:

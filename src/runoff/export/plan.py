@@ -25,6 +25,11 @@ ONNX = "onnx"
 OPENVINO = "openvino"
 LITERT = "litert"
 EXECUTORCH = "executorch"
+AOTI = "aoti"
+TORCHSCRIPT = "torchscript"
+ONNX_FUSED = "onnx-fused"
+NCNN = "ncnn"
+MLPACKAGE = "mlpackage"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -35,6 +40,7 @@ class Step(msgspec.Struct, frozen=True):
         libraries: distributions that must be installed, by the name that pip knows.
         extra: the extra of runoff that brings them.
         cost: relative effort and risk; the cheapest path wins.
+        raced: whether a race takes it unasked where its source is there; else only the first format of each backend.
     """
 
     source_format: str
@@ -45,6 +51,7 @@ class Step(msgspec.Struct, frozen=True):
     libraries: tuple[str, ...]
     extra: str
     cost: int = 1
+    raced: bool = False
 
     @property
     def source(self) -> State:
@@ -114,6 +121,24 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(ONNX, _FP32, OPENVINO, _FP32, "runoff.export.openvino:from_onnx", ("openvino",), "openvino", 2),
     Step(
+        HF,
+        _FP32,
+        ONNX_FUSED,
+        _FP32,
+        "runoff.export.onnx_fused:from_hf",
+        ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"),
+        "export",
+        5,
+        raced=True,
+    ),
+    *(
+        Step(TORCH_EXPORT, _FP32, AOTI, precision, "runoff.export.aoti:from_torch_export", ("torch",), "torch", 5)
+        for precision in (_FP32, Precision.BF16)
+    ),
+    Step(
+        TORCH_EXPORT, _FP32, TORCHSCRIPT, _FP32, "runoff.export.torchscript:from_torch_export", ("torch",), "torch", 3
+    ),
+    Step(
         TORCH_EXPORT,
         _FP32,
         LITERT,
@@ -145,6 +170,20 @@ STEPS: tuple[Step, ...] = (
             6,
         )
         for precision in (_FP32, Precision.INT8)
+    ),
+    Step(TORCH_EXPORT, _FP32, NCNN, _FP32, "runoff.export.ncnn:from_torch_export", ("torch", "pnnx"), "ncnn", 4),
+    *(
+        Step(
+            TORCH_EXPORT,
+            _FP32,
+            MLPACKAGE,
+            precision,
+            "runoff.export.coreml:from_torch_export",
+            ("torch", "coremltools"),
+            "coreml",
+            4,
+        )
+        for precision in (_FP32, Precision.FP16)
     ),
 )
 

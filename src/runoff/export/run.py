@@ -217,7 +217,7 @@ def _package_id(folder: ModelFolder, step: Step, batch: Batch) -> str:
     suffix = "" if batch == folder.reference.entry.batch else f"-b{batch}"
     tail = f"{step.target_precision.value}{suffix}"
     wanted = (step.target_format, step.target_precision, batch)
-    for candidate in (f"{_backend(step.target_format)}-{tail}", f"{step.target_format}-{tail}"):
+    for candidate in (f"{table.package_stem(step.target_format)}-{tail}", f"{step.target_format}-{tail}"):
         old = folder.manifest.package(candidate)
         if old is None or ((old.format, old.precision, old.batch) == wanted and candidate != folder.manifest.reference):
             return candidate

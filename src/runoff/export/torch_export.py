@@ -34,11 +34,21 @@ def from_hf(source: Package, destination: Path, options: StepOptions) -> Made:
         FormatMismatch: Transformers cannot open the folder.
         ExportError: torch.export cannot capture the model.
     """
-    module = _HfModule(table.load("runoff.backends.hf:load_model")(source.folder, None).float())
+    flat, limits = load_hf(source)
+    _capture(flat, source.signature, destination, options, limits)
+    return Made(MAIN_FILE, TOOL, {"torch": str(torch.__version__), "transformers": version("transformers")})
+
+
+def load_hf(source: Package, attn_implementation: str | None = None) -> tuple[Flat, dict[str, int]]:
+    """The model of a Hugging Face folder at fp32, and the limits below which its integer inputs stay.
+
+    Raises:
+        FormatMismatch: Transformers cannot open the folder.
+    """
+    module = _HfModule(table.load("runoff.backends.hf:load_model")(source.folder, attn_implementation).float())
     size = getattr(module.model.config, "vocab_size", None)
     limits = {spec.name: size for spec in source.signature.inputs} if isinstance(size, int) else {}
-    _capture(_flat(module, source.signature, by_position=False), source.signature, destination, options, limits)
-    return Made(MAIN_FILE, TOOL, {"torch": str(torch.__version__), "transformers": version("transformers")})
+    return _flat(module, source.signature, by_position=False), limits
 
 
 def from_safetensors(source: Package, destination: Path, options: StepOptions) -> Made:

@@ -38,7 +38,7 @@ def detect_format(path: Path) -> str:
     suffix = path.suffix.lower()
     if path.is_dir():
         if suffix == ".mlpackage":
-            raise _no_backend(path, "Core ML")
+            return _check_mlpackage(path)
         return _folder_format(path)
     check = _CHECKS.get(suffix)
     if check is None:
@@ -149,8 +149,8 @@ def _check_pt2(path: Path, _: int) -> str:
     if any(re.fullmatch(r"models/[^/]+\.json|(?:.*/)?serialized_exported_program\.json", name) for name in names):
         return "torch-export"
     if any("aotinductor/" in name for name in names):
-        raise _no_backend(path, "AOTInductor")
-    raise _mismatch(path, "a torch.export archive", "a zip archive without an exported program")
+        return "aoti"
+    raise _mismatch(path, "a torch.export archive", "a zip archive with neither an exported program nor compiled code")
 
 
 def _check_torch_pt(path: Path, _: int) -> str:
@@ -159,7 +159,7 @@ def _check_torch_pt(path: Path, _: int) -> str:
             raise _pickled(path)
     names = _zip_names(path, "a TorchScript archive")
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-        raise _no_backend(path, "TorchScript")
+        return "torchscript"
     if "data.pkl" in names:
         raise _pickled(path)
     raise _mismatch(path, "a TorchScript archive", "a zip archive without code")
@@ -187,6 +187,26 @@ def _check_openvino(path: Path, size: int) -> str:
             hint="fetch or export the two files again",
         )
     return "openvino"
+
+
+def _check_ncnn(path: Path, _: int) -> str:
+    with path.open("rb") as file:
+        magic = file.readline(32).strip()
+    if magic != b"7767517":
+        raise _mismatch(path, "an ncnn network", _looks_like(path) or "its first line is not 7767517")
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise ModelNotFound(
+            f"{path} has no {weights.name} beside it, which holds its weights", hint="keep the two files together"
+        )
+    return "ncnn"
+
+
+def _check_mlpackage(path: Path) -> str:
+    items = _json_object(path / "Manifest.json").get("itemInfoEntries")
+    if not isinstance(items, dict) or not items:
+        raise FormatMismatch(f"{path} is no Core ML package: its Manifest.json lists nothing")
+    return "mlpackage"
 
 
 def _check_safetensors(path: Path, size: int) -> str:
@@ -253,6 +273,7 @@ _CHECKS: dict[str, Callable[[Path, int], str]] = {
     ".pt2": _check_pt2,
     ".xml": _check_openvino,
     ".safetensors": _check_safetensors,
+    ".param": _check_ncnn,
     ".pt": _check_torch_pt,
     ".pth": _check_torch_pt,
     ".tflite": _check_flatbuffer("LiteRT", "litert", b"TFL3"),

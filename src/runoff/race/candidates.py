@@ -6,6 +6,7 @@ number of threads. Knows the manifest and the table of backends; opens nothing a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from runoff.backends.table import BackendRow, Variant
 from runoff.errors import unknown_name
 from runoff.models.manifest import PackageEntry
 from runoff.types import CPU, Device, Precision
+
+_SYSTEMS = {"darwin": "macOS", "win32": "Windows", "linux": "Linux"}
 
 
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,10 +67,20 @@ def make_candidate(
 
 
 def variants_of(entry: PackageEntry, row: BackendRow) -> tuple[Variant, ...]:
-    """The variants that make sense for a package: precision hints only lower an fp32 package."""
-    if entry.precision is Precision.FP32:
-        return row.variants
-    return tuple(variant for variant in row.variants if variant.precision is None)
+    """The variants that make sense for a package: hints only lower an fp32 package, of a format that can be lowered."""
+    return tuple(
+        variant
+        for variant in row.variants
+        if (entry.precision is Precision.FP32 or variant.precision is None)
+        and (variant.formats is None or entry.format in variant.formats)
+    )
+
+
+def wrong_platform(row: BackendRow) -> str | None:
+    """Why a backend cannot run on this operating system, or None."""
+    if row.runs_on(sys.platform):
+        return None
+    return f"{row.title} runs on {' and '.join(_SYSTEMS.get(name, name) for name in row.platforms)} only"
 
 
 def list_candidates(

@@ -20,7 +20,7 @@ from runoff.environment.describe import Environment
 from runoff.errors import NoCandidate
 from runoff.models.dimensions import fixed_sizes
 from runoff.models.manifest import Manifest, PackageEntry
-from runoff.race.candidates import Candidate, make_candidate, variants_of
+from runoff.race.candidates import Candidate, make_candidate, variants_of, wrong_platform
 from runoff.race.fidelity import Contract, violation
 from runoff.race.rank import NOISE_FLOOR as NOISE_FLOOR
 from runoff.race.rank import Ranked as Ranked
@@ -210,6 +210,9 @@ class _Filter:
     def _installed(self, row: BackendRow) -> _Why | None:
         if row.library is None:
             return None
+        elsewhere = wrong_platform(row)
+        if elsewhere is not None:
+            return elsewhere, None
         library = self._environment.libraries.get(row.library)
         if library is None or library.version is None:
             return f"{row.title} is not installed", library.install if library else None

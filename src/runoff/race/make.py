@@ -1,5 +1,7 @@
 """What can be made here before a race: for every installed backend the packages that the model still lacks.
 
+Forms that take long to make, such as AOTInductor's, are made when a candidate of theirs is named: see wanted.py.
+
 Knows the table of backends, the environment and the exporter; a package that cannot be made gets a reason.
 """
 
@@ -13,13 +15,13 @@ from runoff.environment.describe import Environment
 from runoff.errors import ExportError, ModelError, RunoffError
 from runoff.export.calibration import read_data
 from runoff.export.forms import forms_of
-from runoff.export.plan import STEPS
 from runoff.export.quantize import QuantizeOptions, form_id
 from runoff.export.run import ExportOptions, export_package
-from runoff.models.dimensions import batch_dimension
 from runoff.models.folder import ModelFolder
+from runoff.race.candidates import wrong_platform
 from runoff.race.options import Event, Listener, RaceOptions
 from runoff.race.quantize import needs_reduced_range, quantize_forms
+from runoff.race.wanted import list_wanted
 from runoff.race.yardstick import make_yardstick
 from runoff.types import Precision
 
@@ -29,12 +31,13 @@ def make_packages(
 ) -> tuple[ModelFolder, dict[str, str]]:
     """Make a package for each backend at each precision of the race, fp32 unless others are named.
 
-    Backends whose files are made for one batch get one for each batch size.
+    Backends whose files are made for one batch get one for each batch size. The packages of candidates that are named
+    are made too.
 
     Args:
         folder: the model; packages are added to it.
         environment: tells which libraries are installed.
-        options: which backends, precisions and batch sizes compete, and on what data.
+        options: which backends, candidates, precisions and batch sizes compete, and on what data.
         listener: told of each export.
 
     Returns:
@@ -43,7 +46,7 @@ def make_packages(
     Raises:
         InputError: the data cannot be used to calibrate.
     """
-    folder, unmade = _make_fp32(folder, environment, options, listener)
+    folder, unmade = _export_wanted(folder, environment, options, listener)
     precisions = options.precisions or ()
     installed = [row.id for row in table.rows().values() if _missing(row, environment) is None]
     if Precision.FP16 in precisions and "onnx" in _competing(installed, options):
@@ -68,43 +71,22 @@ def make_packages(
     return folder, unmade | {package_id: _why(error) for package_id, error in failed.items()}
 
 
-def _make_fp32(
+def _export_wanted(
     folder: ModelFolder, environment: Environment, options: RaceOptions, listener: Listener
 ) -> tuple[ModelFolder, dict[str, str]]:
-    """Export an fp32 package for each backend that has none; one for each batch where they are made for one."""
+    """Export the packages that no quantiser makes; see `list_wanted`."""
     unmade: dict[str, str] = {}
-    makeable = {step.target_format for step in STEPS}
-    wanted = [
-        (row, batch)
-        for row in table.rows().values()
-        if row.formats[0] in makeable and (not options.backends or row.id in options.backends)
-        for batch in _missing_batches(folder, row, options.batches)
-    ]
-    for row, batch in wanted:
-        package_id = f"{row.id}-fp32" if batch is None else f"{row.id}-fp32-b{batch}"
-        missing = _missing(row, environment)
+    for wanted in list_wanted(folder, options):
+        missing = _missing(wanted.row, environment)
         if missing is not None:
-            unmade[package_id] = missing
+            unmade[wanted.package_id] = missing
             continue
-        listener(Event("make", f"exporting {package_id}"))
+        listener(Event("make", f"exporting {wanted.package_id}"))
         try:
-            folder = export_package(folder, row.formats[0], Precision.FP32, ExportOptions(batch=batch))
+            folder = export_package(folder, wanted.format, wanted.precision, ExportOptions(batch=wanted.batch))
         except (ExportError, ModelError) as error:
-            unmade[package_id] = _why(error)
+            unmade[wanted.package_id] = _why(error)
     return folder, unmade
-
-
-def _missing_batches(folder: ModelFolder, row: BackendRow, batches: Sequence[int]) -> list[int | None]:
-    """The batch sizes to make packages of a backend for; None stands for the batch of the reference."""
-    present = {entry.batch for entry in folder.manifest.packages if entry.backend == row.id}
-    one_for_all = (
-        not row.static_batch
-        or folder.reference.entry.batch != "dynamic"
-        or batch_dimension(folder.manifest.signature) is None
-    )
-    if one_for_all or "dynamic" in present:
-        return [] if present else [None]
-    return [batch for batch in batches if batch not in present]
 
 
 def _make_fp16(folder: ModelFolder, unmade: dict[str, str], listener: Listener) -> ModelFolder:
@@ -118,6 +100,9 @@ def _make_fp16(folder: ModelFolder, unmade: dict[str, str], listener: Listener) 
 
 def _missing(row: BackendRow, environment: Environment) -> str | None:
     """Why a backend cannot be used here, or None."""
+    elsewhere = wrong_platform(row)
+    if elsewhere is not None:
+        return elsewhere
     library = environment.libraries.get(row.library) if row.library else None
     if row.library is None or (library is not None and library.version is not None):
         return None

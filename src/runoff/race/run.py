@@ -6,7 +6,7 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from runoff.race.options import Event, Listener, RaceOptions, silent
 from runoff.race.quantize import quantization_notes
 from runoff.race.record import Bounds, Entrant, RaceSettings, Record, records_folder
 from runoff.race.rounds import Stable, Timer, batches_of, rounds_done
+from runoff.race.wanted import package_of
 from runoff.types import Precision
 
 _CONTENDER_FACTOR = 1.5
@@ -78,7 +79,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         # What was not tried this time keeps its reason.
         known = {} if options.backends is None else ledger.record.unmade
         ledger.change(lambda record: msgspec.structs.replace(record, unmade={**known, **unmade}))
-        candidates = _candidates(folder, environment, options)
+        candidates = _candidates(folder, environment, _without(options, unmade))
         bounds = Bounds(_memory_limit(environment, options), runoff_settings.worker_timeout_s())
         stable = Stable(int(environment.memory.available_bytes * _HEAT_MEMORY_SHARE))
         with staging(folder.root) as work, ExitStack() as stack:
@@ -248,6 +249,21 @@ def _checked(options: RaceOptions) -> RaceOptions:
     if options.backends is None:
         return options
     return msgspec.structs.replace(options, backends=tuple(table.row(name).id for name in options.backends))
+
+
+def _without(options: RaceOptions, unmade: Mapping[str, str]) -> RaceOptions:
+    """The options without the named candidates whose package could not be made.
+
+    Raises:
+        RaceError: that leaves none of those that were named.
+    """
+    if options.candidates is None:
+        return options
+    left = tuple(name for name in options.candidates if package_of(name) not in unmade)
+    if not left:
+        reasons = "; ".join(f"{name} {unmade[name]}" for name in dict.fromkeys(map(package_of, options.candidates)))
+        raise RaceError(f"none of the candidates that were named can be made: {reasons}")
+    return msgspec.structs.replace(options, candidates=left)
 
 
 def _candidates(folder: ModelFolder, environment: Environment, options: RaceOptions) -> list[Candidate]:

@@ -100,8 +100,6 @@ def test_random_bytes_never_crash_the_sniffing(tmp_path_factory, name, content):
         ("m.gguf", b"GGUF\x03\0\0\0", "GGUF"),
         ("m.engine", b"ftrt", "TensorRT"),
         ("m.plan", b"ftrt", "TensorRT"),
-        ("m.pt", zip_bytes({"m/constants.pkl": b"x", "m/data.pkl": b"x", "m/code/a.py": b"x"}), "TorchScript"),
-        ("m.pt2", zip_bytes({"m/data/aotinductor/model/a.so": b"x"}), "AOTInductor"),
     ],
 )
 def test_format_is_named_when_no_backend_opens_it_yet(tmp_path, name, content, what):
@@ -134,10 +132,36 @@ def test_flatbuffer_of_another_version_or_cut_short_is_refused(tmp_path, name, c
         detect_format(_write(tmp_path, name, content))
 
 
-def test_core_ml_folder_is_named_when_no_backend_opens_it_yet(tmp_path):
-    (tmp_path / "m.mlpackage").mkdir()
-    with pytest.raises(ModelError, match="Core ML"):
-        detect_format(tmp_path / "m.mlpackage")
+@pytest.mark.parametrize(
+    ("name", "members", "format_id"),
+    [
+        ("m.pt", ("m/constants.pkl", "m/data.pkl", "m/code/a.py"), "torchscript"),
+        ("m.pt2", ("m/data/aotinductor/model/a.so",), "aoti"),
+        ("m.pt2", ("m/models/model.json", "m/data/weights/weight_0"), "torch-export"),
+    ],
+)
+def test_archives_of_torch_are_told_apart_by_what_is_in_them(tmp_path, name, members, format_id):
+    assert detect_format(_write(tmp_path, name, zip_bytes(dict.fromkeys(members, b"x")))) == format_id
+
+
+def test_core_ml_folder_is_known_by_its_manifest(tmp_path):
+    folder = tmp_path / "m.mlpackage"
+    folder.mkdir()
+    (folder / "Manifest.json").write_text('{"itemInfoEntries": {}}')
+    with pytest.raises(FormatMismatch, match="lists nothing"):
+        detect_format(folder)
+    (folder / "Manifest.json").write_text('{"itemInfoEntries": {"1": {"path": "com.apple.CoreML/model.mlmodel"}}}')
+    assert detect_format(folder) == "mlpackage"
+
+
+def test_ncnn_network_needs_its_magic_number_and_its_weights(tmp_path):
+    with pytest.raises(FormatMismatch, match="not an ncnn network"):
+        detect_format(_write(tmp_path, "m.param", b"hello"))
+    network = _write(tmp_path, "m.param", b"7767517\n1 1\n")
+    with pytest.raises(ModelNotFound, match=r"m\.bin"):
+        detect_format(network)
+    _write(tmp_path, "m.bin", b"\0")
+    assert detect_format(network) == "ncnn"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from runoff.models.folder import ModelFolder, add_package, update_package
 from runoff.models.staging import staging
 from runoff.race.make import make_packages
 from runoff.race.options import RaceOptions, silent
+from runoff.race.wanted import package_of as named_package
 
 
 def _unmade(folder: ModelFolder, *batches: int) -> Mapping[str, str]:
@@ -43,3 +45,23 @@ def test_batch_of_the_reference_is_the_only_one_when_it_is_fixed(tmp_path: Path)
     folder = make_folder(tmp_path / "m")
     folder = update_package(folder.root, msgspec.structs.replace(folder.reference.entry, batch=4))
     assert list(_unmade(folder, 1, 8)) == ["litert-fp32", "executorch-fp32"]
+
+
+def test_packages_of_named_candidates_are_made_beside_the_usual_ones(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "m")
+    names = ("torch-aoti-fp32@2", "litert-int8-b8+x", "litert-fp32-b8", "torch-fp32+compile", "nothing-fp32")
+    options = RaceOptions(batches=(8,), backends=("litert",), candidates=names)
+    unmade = make_packages(folder, msgspec.structs.replace(race_facts.environment(), libraries={}), options, silent)[1]
+    made = [name for name in unmade if name != "torch-fp32"]
+    assert made == ["litert-fp32-b8", "torch-aoti-fp32", "litert-int8-b8"]
+
+
+def test_backend_of_another_platform_says_where_it_runs(tmp_path: Path) -> None:
+    options = RaceOptions(backends=("coreml",))
+    unmade = make_packages(make_folder(tmp_path / "m"), race_facts.environment(), options, silent)[1]
+    expected = "Core ML is not installed" if sys.platform == "darwin" else "Core ML runs on macOS only"
+    assert unmade == {"coreml-fp32": expected}
+
+
+def test_package_of_a_candidate_keeps_its_batch() -> None:
+    assert named_package("litert-fp32-b8+default@4") == "litert-fp32-b8"
