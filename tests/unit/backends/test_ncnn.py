@@ -15,7 +15,9 @@ from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
 from runoff.errors import ExportError, FormatMismatch, RuntimeLoadError
 from runoff.export.step import StepOptions
+from runoff.models.dimensions import signature_of
 from runoff.models.folder import Package, describe_tree
+from runoff.models.manifest import Batch
 from runoff.types import DType, Precision, Signature
 
 CONVERT = "runoff.export.ncnn:from_torch_export"
@@ -41,12 +43,13 @@ def _source(folder: Path, module: torch.nn.Module, example: torch.Tensor, signat
     return file_package(folder / "model.pt2", signature, backend="torch", format_id="torch-export")
 
 
-def _convert(source: Package, folder: Path) -> Package:
+def _convert(source: Package, folder: Path, batch: Batch = "dynamic") -> Package:
     folder.mkdir()
-    made = table.load(CONVERT)(source, folder, StepOptions())
+    made = table.load(CONVERT)(source, folder, StepOptions(batch=batch))
     files = describe_tree(folder.parent, folder, made.main_file)
-    entry = msgspec.structs.replace(source.entry, id="ncnn-fp32", backend="ncnn", format="ncnn", files=files)
-    return Package(folder.parent, entry, source.signature)
+    changes = {"id": "ncnn-fp32", "backend": "ncnn", "format": "ncnn", "files": files, "batch": batch}
+    entry = msgspec.structs.replace(source.entry, **changes)
+    return Package(folder.parent, entry, signature_of(entry, source.signature))
 
 
 def test_integers_pass_as_32_bits(tmp_path: Path) -> None:
@@ -64,6 +67,14 @@ def test_integers_pass_as_32_bits(tmp_path: Path) -> None:
         expected = module(torch.tensor(ids))["y"].detach().numpy()
         # ncnn stores the table of an embedding in 16 bits of mantissa at best; the rest is fp32.
         np.testing.assert_allclose(session.run({"ids": ids})["y"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_package_for_one_batch_opens_with_its_own_signature(tmp_path: Path) -> None:
+    signature = Signature((spec("ids", "batch", 6, dtype=DType.INT64),), (spec("y", "batch", 5),))
+    ids = np.arange(12).reshape(2, 6)
+    package = _convert(_source(tmp_path / "source", Lookup(), torch.tensor(ids), signature), tmp_path / "ncnn", 2)
+    with table.backend("ncnn").open(package, SessionOptions()) as session:
+        assert session.run({"ids": ids})["y"].shape == (2, 5)
 
 
 def test_first_layer_that_works_in_place_leaves_the_input_alone(tmp_path: Path) -> None:

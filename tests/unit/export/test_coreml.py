@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import coremltools
 import msgspec
 import pytest
 
@@ -13,10 +12,14 @@ from conformance.builders import NETS, build
 from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
 from runoff.errors import ExportError, RuntimeLoadError
-from runoff.export.step import StepOptions, with_batch
+from runoff.export.step import StepOptions, quiet, with_batch
 from runoff.models.folder import Package, describe_tree
 from runoff.models.formats import detect_format
 from runoff.types import Precision, Signature, TensorSpec
+
+# It loads ExecuTorch where that is installed, and ExecuTorch warns of itself.
+with quiet():
+    import coremltools
 
 CONVERT = "runoff.export.coreml:from_torch_export"
 CHECK = "runoff.export.coreml:check_package"
