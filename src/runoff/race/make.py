@@ -5,6 +5,7 @@ Knows the table of backends, the environment and the exporter; a package that ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from runoff.backends import table
@@ -82,6 +83,8 @@ def _make_fp32(
     ]
     for row, batch in wanted:
         package_id = f"{row.id}-fp32" if batch is None else f"{row.id}-fp32-b{batch}"
+        if not _is_named(package_id, options.candidates):
+            continue
         missing = _missing(row, environment)
         if missing is not None:
             unmade[package_id] = missing
@@ -92,6 +95,11 @@ def _make_fp32(
         except (ExportError, ModelError) as error:
             unmade[package_id] = _why(error)
     return folder, unmade
+
+
+def _is_named(package_id: str, candidates: Sequence[str] | None) -> bool:
+    """Whether a candidate of this package competes; making the others would only cost time."""
+    return candidates is None or any(re.split("[+#@]", name)[0] == package_id for name in candidates)
 
 
 def _missing_batches(folder: ModelFolder, row: BackendRow, batches: Sequence[int]) -> list[int | None]:

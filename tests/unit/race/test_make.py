@@ -43,3 +43,9 @@ def test_batch_of_the_reference_is_the_only_one_when_it_is_fixed(tmp_path: Path)
     folder = make_folder(tmp_path / "m")
     folder = update_package(folder.root, msgspec.structs.replace(folder.reference.entry, batch=4))
     assert list(_unmade(folder, 1, 8)) == ["litert-fp32", "executorch-fp32"]
+
+
+def test_only_packages_of_named_candidates_are_made(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "m")
+    options = RaceOptions(candidates=("litert-fp32-b1@1",))
+    assert list(make_packages(folder, race_facts.environment(), options, silent)[1]) == ["litert-fp32-b1"]
