@@ -1,6 +1,6 @@
 """Is the measured choice the right one? Runoff's pick beside every candidate and beside two static orders.
 
-    python benchmarks/choice.py [--models mlp,minilm,...] [--rounds 7] [--json results.json]
+    python benchmarks/choice.py [--models mlp,minilm,...] [--backends torch,onnx] [--json results.json]
 
 For each model (random weights from library configurations) one race at batch 1 and 8 makes the decisions under the
 contracts `exact` and `close`. Then a second race, in new processes and with new samples, times all candidates again,
@@ -202,12 +202,14 @@ def main() -> int:
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=None, help="default: the usable cores")
+    parser.add_argument("--backends", default="torch,onnx,openvino", help="comma-separated")
     parser.add_argument("--json", type=Path, help="write all cells to this file")
     arguments = parser.parse_args()
     environment = describe_environment()
     print(f"{environment.cpu.model}, {environment.cpu.usable_cores} cores, fingerprint {environment.fingerprint[:16]}")
     options = RaceOptions(
         batches=BATCHES,
+        backends=tuple(arguments.backends.split(",")),
         num_threads=(arguments.threads or environment.cpu.usable_cores,),
         rounds=arguments.rounds,
         max_rounds=2 * arguments.rounds,

@@ -74,8 +74,13 @@ def find_source(model: str | Path, options: SourceOptions | None = None) -> Foun
         FormatMismatch, ManifestInvalid, PathEscapes: what is there is no model.
         DigestMismatch: a file has another digest than was asked for.
         SourceError: it could not be fetched.
-        InputError: an option that does not apply to this kind of source.
+        InputError: an option that does not apply to this kind of source, or something that is no name at all.
     """
+    if not isinstance(model, str | Path):
+        raise InputError(
+            f"a model is named by a path, a URL or a hub id, not by a {type(model).__name__}",
+            hint="runoff.package(module, inputs, folder) makes a model folder of a torch module",
+        )
     wanted = options or SourceOptions()
     text = str(model)
     offline = settings.offline() if wanted.offline is None else wanted.offline

@@ -42,12 +42,13 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def list_wanted(folder: ModelFolder, options: RaceOptions) -> list[Wanted]:
-    """The packages to export, in the order of the table, each once.
+    """The packages to export, each once: those of the named candidates, where some are named.
 
-    They are one at fp32 for each backend that has none, what the exporter's steps offer a race unasked, and what the
-    named candidates are of. Backends whose files are made for one batch get one for each batch size of the race.
+    Otherwise one at fp32 for each backend that has none, in the order of the table, and what the exporter's steps offer
+    a race unasked. Backends whose files are made for one batch get one for each batch size of the race.
     """
-    found = (*_for_backends(folder, options), *_offered(folder, options), *_named(folder, options))
+    usual = (*_for_backends(folder, options), *_offered(folder, options))
+    found = usual if options.candidates is None else tuple(_named(folder, options))
     return list({wanted.package_id: wanted for wanted in found}.values())
 
 

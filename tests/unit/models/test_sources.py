@@ -240,3 +240,9 @@ def test_nothing_is_kept_when_a_fetch_breaks_half_way(plugin, cache):
 def test_unknown_scheme_names_the_known_ones(plugin):
     with pytest.raises(UnknownName, match="broken, http, https, shared, wrong, zoo"):
         find_source("zo:resnet")
+
+
+def test_thing_that_is_no_name_is_refused_with_the_way_to_package_it():
+    with pytest.raises(InputError, match="not by a int") as refused:
+        find_source(3)
+    assert "runoff.package" in (refused.value.hint or "")

@@ -47,13 +47,13 @@ def test_batch_of_the_reference_is_the_only_one_when_it_is_fixed(tmp_path: Path)
     assert list(_unmade(folder, 1, 8)) == ["litert-fp32", "executorch-fp32"]
 
 
-def test_packages_of_named_candidates_are_made_beside_the_usual_ones(tmp_path: Path) -> None:
+def test_packages_of_named_candidates_are_made_at_any_batch(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "m")
     names = ("torch-aoti-fp32@2", "litert-int8-b8+x", "litert-fp32-b8", "torch-fp32+compile", "nothing-fp32")
     options = RaceOptions(batches=(8,), backends=("litert",), candidates=names)
     unmade = make_packages(folder, msgspec.structs.replace(race_facts.environment(), libraries={}), options, silent)[1]
     made = [name for name in unmade if name != "torch-fp32"]
-    assert made == ["litert-fp32-b8", "torch-aoti-fp32", "litert-int8-b8"]
+    assert made == ["torch-aoti-fp32", "litert-int8-b8", "litert-fp32-b8"]
 
 
 def test_backend_of_another_platform_says_where_it_runs(tmp_path: Path) -> None:
@@ -65,3 +65,9 @@ def test_backend_of_another_platform_says_where_it_runs(tmp_path: Path) -> None:
 
 def test_package_of_a_candidate_keeps_its_batch() -> None:
     assert named_package("litert-fp32-b8+default@4") == "litert-fp32-b8"
+
+
+def test_only_packages_of_named_candidates_are_made(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "m")
+    options = RaceOptions(candidates=("litert-fp32-b1@1",))
+    assert list(make_packages(folder, race_facts.environment(), options, silent)[1]) == ["litert-fp32-b1"]
