@@ -25,7 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## race the digits model here, predict with the winner, explain the choice
 	@mkdir -p build && rm -rf $(MODEL) && cp -R examples/digits $(MODEL)
 	@echo '$$ runoff env' && $(BIN)/runoff env
-	@echo '$$ runoff race $(MODEL) --report $(REPORT)' && $(BIN)/runoff race $(MODEL) --report $(REPORT)
+	@echo '$$ runoff race $(MODEL) --precisions fp32,bf16,int8 --report $(REPORT)' \
+	  && $(BIN)/runoff race $(MODEL) --precisions fp32,bf16,int8 --report $(REPORT)
 	@echo '$$ runoff run $(MODEL) $(MODEL)/images/7.png' && $(BIN)/runoff run $(MODEL) $(MODEL)/images/7.png
 	@echo '$$ runoff explain $(MODEL)' && $(BIN)/runoff explain $(MODEL)
 	@echo && echo "the report with every figure: $(CURDIR)/$(REPORT)"
