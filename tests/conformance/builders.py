@@ -15,8 +15,8 @@ from torch import nn
 
 from fakes import tiny_nets
 from runoff.backends import table
+from runoff.export.conversions import STEPS
 from runoff.export.isolated import plain, worker
-from runoff.export.plan import STEPS
 from runoff.export.step import StepOptions
 from runoff.models.arrays import Array
 from runoff.models.dimensions import signature_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from runoff.export.plan import STEPS, Step
+from runoff.export.conversions import STEPS, Step
 from runoff.export.step import Made, StepOptions
 from runoff.models.folder import Package
 from runoff.types import Precision

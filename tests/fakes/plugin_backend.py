@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 
 from runoff.backends.protocol import CheckedSession, SessionOptions
-from runoff.backends.table import BackendRow, Option, check_session
+from runoff.backends.row import BackendRow, Option
+from runoff.backends.table import check_session
 from runoff.errors import FormatMismatch, RuntimeLoadError
 from runoff.models.arrays import Array, Arrays, numpy_dtype
 from runoff.models.folder import Package

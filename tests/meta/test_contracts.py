@@ -9,9 +9,9 @@ import pytest
 
 import runoff
 from meta.repository import ROOT, Module, modules
-from runoff.backends.table import BUILT_IN
+from runoff.backends.built_in import BUILT_IN
+from runoff.export.conversions import STEPS
 from runoff.export.forms import FORMS
-from runoff.export.plan import STEPS
 
 _FILE = configparser.ConfigParser()
 _FILE.read(ROOT / ".importlinter")

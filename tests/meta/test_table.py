@@ -9,9 +9,10 @@ from types import UnionType
 import pytest
 
 from meta.repository import PACKAGE, modules, pyproject
-from runoff.backends.table import BUILT_IN, BackendRow
+from runoff.backends.built_in import BUILT_IN
+from runoff.backends.row import BackendRow
 from runoff.environment.libraries import LIBRARIES, TOOLS, Library
-from runoff.export.plan import STEPS, Step
+from runoff.export.conversions import STEPS, Step
 
 _TARGET = re.compile(r"runoff(\.\w+)+:\w+")
 

@@ -95,7 +95,7 @@ def _export_one(
 def _formats(text: str) -> list[str]:
     """Formats by their own name or by that of the backend that they are for."""
     from runoff.backends import table
-    from runoff.export.plan import STEPS
+    from runoff.export.conversions import STEPS
 
     known = {row.formats[0] for row in table.rows().values()} | {step.target_format for step in STEPS}
     words = [word.strip() for word in text.split(",") if word.strip()]

@@ -18,6 +18,7 @@ from torch import nn
 
 from runoff.backends import table
 from runoff.errors import BackendNotInstalled, ExportError, InputError
+from runoff.export.conversions import SAFETENSORS, TORCH_EXPORT
 from runoff.export.module import (
     Flat,
     capture,
@@ -30,7 +31,6 @@ from runoff.export.module import (
     to_array,
     to_tensor,
 )
-from runoff.export.plan import SAFETENSORS, TORCH_EXPORT
 from runoff.export.step import Made, with_batch
 from runoff.export.torch_export import MAIN_FILE, TOOL
 from runoff.models.arrays import Array, Arrays, batch_size, spec_of

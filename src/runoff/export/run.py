@@ -18,8 +18,9 @@ from runoff.backends import table
 from runoff.child import RemoteError
 from runoff.environment.libraries import is_importable
 from runoff.errors import ChildFailed, ExportError
+from runoff.export.conversions import STEPS, State, Step
 from runoff.export.isolated import plain, worker
-from runoff.export.plan import STEPS, Available, State, Step, plan
+from runoff.export.plan import Available, plan
 from runoff.export.step import DEFAULT_OPSET, Made, StepOptions
 from runoff.models.dimensions import batch_dimension
 from runoff.models.folder import ModelFolder, Package, add_package, describe_tree

@@ -14,7 +14,7 @@ import msgspec
 
 from runoff.backends import table
 from runoff.backends.protocol import PrecisionHint, SessionOptions
-from runoff.backends.table import BackendRow, Variant
+from runoff.backends.row import BackendRow, Variant
 from runoff.errors import unknown_name
 from runoff.models.manifest import PackageEntry
 from runoff.types import CPU, Device, Precision

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from runoff.backends import table
-from runoff.backends.table import BackendRow
+from runoff.backends.row import BackendRow
 from runoff.environment.describe import Environment
 from runoff.errors import NoCandidate
 from runoff.models.dimensions import fixed_sizes

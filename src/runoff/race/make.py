@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runoff.backends import table
-from runoff.backends.table import BackendRow
+from runoff.backends.row import BackendRow
 from runoff.environment.describe import Environment
 from runoff.errors import ExportError, ModelError, RunoffError
 from runoff.export.calibration import read_data

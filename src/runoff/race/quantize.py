@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from runoff.backends import table
-from runoff.backends.table import Variant
+from runoff.backends.row import Variant
 from runoff.child import RemoteError
 from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import ChildFailed, ExportError, ModelError, RunoffError, UnknownName, unknown_name

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from runoff.backends import table
-from runoff.backends.table import BackendRow
-from runoff.export.plan import STEPS
+from runoff.backends.row import BackendRow
+from runoff.export.conversions import STEPS
 from runoff.models.dimensions import batch_dimension
 from runoff.models.folder import ModelFolder
 from runoff.race.options import RaceOptions

@@ -6,8 +6,8 @@ import onnxruntime as ort
 import pytest
 
 from meta.repository import pyproject
+from runoff.backends.built_in import BUILT_IN
 from runoff.backends.execution_providers import EXECUTION_PROVIDERS, find_provider, how_to_get, providers_for
-from runoff.backends.table import BUILT_IN
 
 EXTRAS = pyproject()["project"]["optional-dependencies"]
 GONE = {"ROCMExecutionProvider"}

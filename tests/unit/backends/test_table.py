@@ -121,7 +121,7 @@ def test_plugin_is_gone_afterwards(tmp_path: Path) -> None:
         ("import runoff_nowhere", "ModuleNotFoundError: No module named 'runoff_nowhere'"),
         ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
         ("ROW = {}", "is a dict, expected a BackendRow"),
-        ("from runoff.backends.table import BUILT_IN\nROW = BUILT_IN[0]", "the id 'torch' is taken"),
+        ("from runoff.backends.built_in import BUILT_IN\nROW = BUILT_IN[0]", "the id 'torch' is taken"),
     ],
 )
 def test_broken_plugin_is_a_reason(tmp_path: Path, source: str, reason: str) -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runoff.errors import ExportError
-from runoff.export.plan import STEPS, Available, Step, plan, reachable
+from runoff.export.conversions import STEPS, Step
+from runoff.export.plan import Available, plan, reachable
 from runoff.types import Precision
 
 FP32, FP16 = Precision.FP32, Precision.FP16

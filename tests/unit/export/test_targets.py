@@ -8,7 +8,7 @@ import pytest
 
 from meta.repository import ROOT
 from runoff.backends import table
-from runoff.export.plan import STEPS
+from runoff.export.conversions import STEPS
 from runoff.export.targets import TARGETS, check_targets, list_targets
 
 CASES = (ROOT / "tests" / "conformance" / "test_session.py").read_text()

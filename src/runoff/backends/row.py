@@ -1,0 +1,77 @@
+"""What a backend is as data: a row with its options and variants. Knows no runtime and no row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from runoff.backends.protocol import PrecisionHint
+from runoff.types import Precision
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One backend option: what it takes and what it does.
+
+    Attributes:
+        takes: a type name for people and errors: `bool`, `int`, `str`, `list`, `dict`.
+        choices: the accepted values, where they are few.
+        about: one line with the unit and the default.
+    """
+
+    takes: str
+    about: str
+    choices: tuple[str, ...] = ()
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """A way to open a package that competes as a candidate of its own.
+
+    Attributes:
+        name: suffix of the candidate id; empty for the plain way.
+        precision: the hint, see `SessionOptions.precision`.
+        options: backend options of this variant.
+        opt_in: raced only when named, such as one that is slow to start.
+        formats: the package formats that can be opened in this way; None means all of the row.
+    """
+
+    name: str
+    precision: PrecisionHint = None
+    options: dict[str, Any] = {}
+    opt_in: bool = False
+    formats: tuple[str, ...] | None = None
+
+
+class BackendRow(msgspec.Struct, frozen=True):
+    """A backend as data.
+
+    Attributes:
+        id: the word of the user: `torch`, `onnx`, ...
+        library: row of `environment.libraries.LIBRARIES` that must be installed; None for a plug-in.
+        formats: package formats that it opens.
+        target: `module:Class` of the backend.
+        extra: the extra that brings the library.
+        variants: the candidates that each fp32 package of this backend gives, the plain one first.
+        static_batch: its packages are made for one batch size each, and for one size of every other dimension.
+        platforms: values of `sys.platform` where it runs; empty means all.
+        check: `module:function` that holds a package against its signature where the backend does not run.
+    """
+
+    id: str
+    title: str
+    library: str | None
+    formats: tuple[str, ...]
+    devices: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    target: str
+    extra: str | None = None
+    options: dict[str, Option] = {}
+    variants: tuple[Variant, ...] = (Variant(""),)
+    static_batch: bool = False
+    notes: str = ""
+    platforms: tuple[str, ...] = ()
+    check: str | None = None
+
+    def runs_on(self, platform: str) -> bool:
+        """Whether the runtime exists for a value of `sys.platform`."""
+        return not self.platforms or platform in self.platforms
