@@ -7,7 +7,7 @@ so a session copies them to the host. Follows PyTorch's notes on CUDA graphs; it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -49,7 +49,8 @@ class RecordedForward:
 
     def _record(self, tensors: list[torch.Tensor]) -> _Recorded:
         inputs = [tensor.clone() for tensor in tensors]
-        side = torch.cuda.Stream()
+        make_stream: Any = torch.cuda.Stream
+        side = make_stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARMUP_RUNS):

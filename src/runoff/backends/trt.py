@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorrt as trt
@@ -146,7 +146,7 @@ class _Lane:
 class TrtSession(CheckedSession):
     """An engine on a stream of its own; buffers are kept from run to run, one `run` at a time."""
 
-    concurrency = "exclusive"
+    concurrency: Literal["thread", "exclusive"] = "exclusive"
 
     def __init__(self, package: Package, engine: Any, log: Log, stream: Stream, *, record: bool) -> None:
         facts = {

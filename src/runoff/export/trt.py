@@ -29,8 +29,8 @@ _MAJOR = int(trt.__version__.partition(".")[0])
 def from_onnx(source: Package, destination: Path, options: StepOptions) -> Made:
     """Build an engine at fp32, fp16 or int8 for this version of TensorRT and this GPU.
 
-    TF32 is switched off: an fp32 engine computes in fp32. An int8 engine takes its ranges from the file, which must hold
-    QuantizeLinear nodes; TensorRT has deprecated calibration of its own.
+    TF32 is switched off: an fp32 engine computes in fp32. An int8 engine takes its ranges from the file, which must
+    hold QuantizeLinear nodes; TensorRT has deprecated calibration of its own.
 
     Raises:
         ExportError: the file has what TensorRT does not take, or the builder fails.

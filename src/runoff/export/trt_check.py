@@ -20,23 +20,25 @@ from runoff.errors import ExportError
 from runoff.export.step import quiet
 from runoff.types import Precision
 
-_UNSUPPORTED = frozenset(
-    "AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow CenterCropPad Col2Im Compress "
-    "ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear HammingWindow HannWindow ImageDecoder MatMulInteger "
-    "MaxRoiPool MaxUnpool MelWeightMatrix Multinomial NegativeLogLikelihoodLoss Optional OptionalGetElement "
-    "OptionalHasElement QLinearConv QLinearMatMul RegexFullMatch STFT SequenceAt SequenceConstruct SequenceEmpty "
-    "SequenceErase SequenceInsert SequenceLength SequenceMap SoftmaxCrossEntropyLoss SplitToSequence StringConcat "
-    "StringNormalizer StringSplit TfIdfVectorizer Unique".split()
-)
+_UNSUPPORTED = {
+    *("AffineGrid", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"),
+    *("BlackmanWindow", "CenterCropPad", "Col2Im", "Compress", "ConcatFromSequence", "ConvInteger", "DFT"),
+    *("Det", "DynamicQuantizeLinear", "HammingWindow", "HannWindow", "ImageDecoder", "MatMulInteger"),
+    *("MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss", "Optional"),
+    *("OptionalGetElement", "OptionalHasElement", "QLinearConv", "QLinearMatMul", "RegexFullMatch", "STFT"),
+    *("SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength"),
+    *("SequenceMap", "SoftmaxCrossEntropyLoss", "SplitToSequence", "StringConcat", "StringNormalizer"),
+    *("StringSplit", "TfIdfVectorizer", "Unique"),
+}
 _DOMAINS = {"", "ai.onnx"}
-_OPSETS = (9, 20)
+_OLDEST_OPSET = 9
 _PORTS = {
     *(TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL),
     *(TensorProto.INT64, TensorProto.INT32, TensorProto.INT8, TensorProto.UINT8),
 }
 """Element types of inputs and outputs that an engine has too."""
-_NARROWED = {TensorProto.DOUBLE: "fp64 to fp32"}
-_NARROWED_BY_8 = {**_NARROWED, TensorProto.INT64: "int64 to int32"}
+_NARROWED: dict[int, str] = {TensorProto.DOUBLE: "fp64 to fp32"}
+_NARROWED_BY_8: dict[int, str] = {**_NARROWED, TensorProto.INT64: "int64 to int32"}
 _SHOWN = 8
 
 
@@ -81,7 +83,7 @@ def _refuse(what: str, found: list[str], hint: str) -> None:
 def _operators(model: Any) -> list[str]:
     """What is not supported, each kind once."""
     own = {(function.domain, function.name) for function in model.functions}
-    found = {}
+    found: dict[str, None] = {}
     for node in _nodes(model.graph):
         if (node.domain, node.op_type) in own:
             continue
@@ -93,8 +95,8 @@ def _operators(model: Any) -> list[str]:
             found["the indices of MaxPool"] = None
         elif node.op_type == "LayerNormalization" and any(node.output[1:]):
             found["the mean and deviation of LayerNormalization"] = None
-    if _opset(model) < _OPSETS[0]:
-        found[f"opset {_opset(model)}, older than {_OPSETS[0]}"] = None
+    if _opset(model) < _OLDEST_OPSET:
+        found[f"opset {_opset(model)}, older than {_OLDEST_OPSET}"] = None
     return list(found)
 
 
