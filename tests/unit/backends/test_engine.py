@@ -38,7 +38,7 @@ TEXT = Signature(
 
 
 def test_engine_fits_the_machine_that_it_was_built_for() -> None:
-    assert HERE == Here("linux-x86_64", "10.3.0", "12.6.77", "12.8", ("8.9",))
+    assert Here("linux-x86_64", "10.3.0", "12.6.77", "12.8", ("8.9",)) == HERE
     assert unmet(REQUIRES, HERE) == []
     assert unmet({}, Here("linux-x86_64")) == []
 
@@ -133,7 +133,7 @@ def test_note_beside_an_engine_is_read_strictly(tmp_path: Path) -> None:
     assert stored_precision(engine) is Precision.FP16
     for text in (b"{}", b"not json", msgspec.json.encode(note)[:-1] + b', "more": 1}'):
         (tmp_path / "model.json").write_bytes(text)
-        with pytest.raises(FormatMismatch, match="does not say what model.engine was built for"):
+        with pytest.raises(FormatMismatch, match=r"does not say what model\.engine was built for"):
             read_note(engine)
     (tmp_path / "model.json").write_bytes(b" " * (2 << 20))
     with pytest.raises(FormatMismatch, match="too large"):
