@@ -45,7 +45,7 @@ def test_what_runoff_exports_is_taken(name: str, tmp_path: Path) -> None:
 
 def test_fused_operators_of_onnx_runtime_are_refused_by_name(tmp_path: Path) -> None:
     path = build(tmp_path, NETS["bert"], "onnx-fused").main_file
-    with pytest.raises(ExportError, match="TensorRT does not take .*com.microsoft.Attention") as caught:
+    with pytest.raises(ExportError, match=r"TensorRT does not take .*com\.microsoft\.Attention") as caught:
         check_onnx(path, FP32)
     assert caught.value.hint is not None
 
@@ -70,7 +70,7 @@ def test_every_unsupported_operator_is_named_once_and_those_in_branches_too(tmp_
     )
     open_ended = Signature(PLAIN.inputs, (spec("y", "m", "n"),))
     path = _graph(
-        tmp_path, node, signature=open_ended, flag=np.array(True), condition=np.array([True, False, True, False])
+        tmp_path, node, signature=open_ended, flag=np.bool_(1), condition=np.array([True, False, True, False])
     )
     with pytest.raises(ExportError, match=r"(?m)TensorRT does not take (Unique, Compress|Compress, Unique)$"):
         check_onnx(path, FP32)

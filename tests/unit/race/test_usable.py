@@ -30,7 +30,7 @@ def test_engine_is_chosen_where_it_fits(tmp_path: Path) -> None:
     assert (chosen.id, chosen.backend) == ("trt-fp16#cuda", "trt")
 
 
-def test_engine_that_does_not_fit_is_rejected_with_the_offer_to_rebuild_and_the_next_one_answers(
+def test_engine_that_does_not_fit_is_rejected_with_the_offer_to_rebuild(
     tmp_path: Path,
 ) -> None:
     folder = engine_folder(tmp_path / "m")
