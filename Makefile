@@ -9,10 +9,10 @@ REPORT := build/digits-race.html
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types layers unit bench docs format clean
+.PHONY: help demo test test-device lint types layers unit bench docs format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -32,6 +32,9 @@ demo: $(STAMP)  ## race the digits model here, predict with the winner, explain 
 	@echo && echo "the report with every figure: $(CURDIR)/$(REPORT)"
 
 test: lint types layers unit  ## everything that CI checks
+
+test-device: $(STAMP)  ## what needs a GPU: skipped, in words, where there is none
+	@$(BIN)/pytest -q tests/device
 
 lint: $(STAMP)  ## ruff: rules and format
 	@$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from runoff.models.manifest import PackageEntry
 from runoff.types import Dim, DType, Precision, Signature, TensorSpec
 
 _ELEMENT_TYPES = {
+    DType.FP64: TensorProto.DOUBLE,
     DType.FP32: TensorProto.FLOAT,
     DType.FP16: TensorProto.FLOAT16,
     DType.BF16: TensorProto.BFLOAT16,

@@ -152,9 +152,8 @@ def test_contract_is_obeyed(folder) -> None:
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"backend": "onx"}, "unknown backend 'onx'; known: torch, hf, onnx, openvino"),
+        ({"backend": "onx"}, "unknown backend 'onx'; known: trt, torch, hf, onnx, openvino"),
         ({"backend": ["onnx", "tvm"]}, "unknown backend 'tvm'"),
-        ({"backend": "trt"}, "no backend for TensorRT"),
         ({"precision": "fp8"}, "unknown precision 'fp8'; known: fp32, bf16, fp16, int8, int4, default"),
         ({"device": "tpu"}, "unknown device 'tpu'; known: cpu, cuda"),
         ({"device": "cuda:first"}, "unknown device"),

@@ -14,6 +14,21 @@ _MODULES = ("torch-export", "safetensors")
 
 BUILT_IN: tuple[BackendRow, ...] = (
     BackendRow(
+        id="trt",
+        title="TensorRT",
+        library="tensorrt",
+        formats=("trt",),
+        devices=("cuda",),
+        precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
+        target="runoff.backends.trt:TrtBackend",
+        extra="trt10",
+        options={"cuda_graph": Option("bool", "record a CUDA graph for each shape, then replay it; default False")},
+        variants=(Variant(""), Variant("graph", options={"cuda_graph": True})),
+        notes="an engine runs on the version of TensorRT and the kind of GPU that it was built for; never run by us",
+        platforms=("linux", "win32"),
+        fits="runoff.backends.engine:why_not",
+    ),
+    BackendRow(
         id="torch",
         title="PyTorch",
         library="torch",
@@ -30,12 +45,14 @@ BUILT_IN: tuple[BackendRow, ...] = (
                 ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
             ),
             "freeze": Option("bool", "fold weights into the compiled code (inductor freezing); default True"),
+            "cuda_graph": Option("bool", "on CUDA: record a graph for each shape, then replay it; default False"),
         },
         variants=(
             Variant(""),
             Variant("compile", options={"compile": True}, formats=_MODULES),
             Variant("bf16", Precision.BF16, formats=_MODULES),
             Variant("compile-bf16", Precision.BF16, {"compile": True}, formats=_MODULES),
+            Variant("graph", options={"cuda_graph": True}, formats=("torch-export",), devices=("cuda",)),
         ),
     ),
     BackendRow(
@@ -160,5 +177,3 @@ ALIASES = {
     "tflite": "litert",
     "ai-edge-litert": "litert",
 }
-ABSENT = {"trt": "TensorRT"}
-"""Names that users of the field know and that this version has no backend for: refused by name, not as a typo."""

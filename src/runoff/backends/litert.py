@@ -20,7 +20,7 @@ from runoff.backends import table
 from runoff.backends.protocol import CheckedSession, Session, SessionOptions, session_closed
 from runoff.backends.threads import default_threads
 from runoff.errors import FormatMismatch, InputError, RuntimeLoadError, RuntimeRunError
-from runoff.models.arrays import Array, Arrays, dtype_name, numpy_dtype
+from runoff.models.arrays import Array, Arrays, dtype_name, narrow, numpy_dtype
 from runoff.models.folder import Package
 from runoff.types import Dim, DType, Signature, TensorSpec
 
@@ -84,7 +84,7 @@ class LiteRtSession(CheckedSession):
 
     def _compute(self, inputs: Arrays) -> dict[str, Array]:
         cast = [
-            (name, index, inputs[name] if dtype is None else _narrow(name, inputs[name], dtype))
+            (name, index, inputs[name] if dtype is None else narrow(name, inputs[name], dtype))
             for name, index, dtype in self._feeds
         ]
         with self._lock:
@@ -201,16 +201,6 @@ def _cast(package: Package, spec: TensorSpec, port: dict[str, Any]) -> np.dtype[
 
 def _widened(package: Package, spec: TensorSpec, port: dict[str, Any]) -> np.dtype[Any] | None:
     return None if _cast(package, spec, port) is None else numpy_dtype(spec.dtype)
-
-
-def _narrow(name: str, array: Array, dtype: np.dtype[np.generic]) -> Array:
-    narrow = array.astype(dtype)
-    if not np.array_equal(narrow, array):
-        raise InputError(
-            f"input {name!r} has numbers outside {dtype}, in which this file takes it",
-            hint="open the model with another backend, such as onnx",
-        )
-    return narrow
 
 
 def _spec(name: str, port: dict[str, Any]) -> TensorSpec:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from runoff.backends.protocol import PrecisionHint
-from runoff.types import Precision
+from runoff.types import Device, Precision
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -33,6 +33,7 @@ class Variant(msgspec.Struct, frozen=True):
         options: backend options of this variant.
         opt_in: raced only when named, such as one that is slow to start.
         formats: the package formats that can be opened in this way; None means all of the row.
+        devices: the device kinds that it is for; None means all of the row.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Variant(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
     opt_in: bool = False
     formats: tuple[str, ...] | None = None
+    devices: tuple[str, ...] | None = None
 
 
 class BackendRow(msgspec.Struct, frozen=True):
@@ -55,6 +57,8 @@ class BackendRow(msgspec.Struct, frozen=True):
         static_batch: its packages are made for one batch size each, and for one size of every other dimension.
         platforms: values of `sys.platform` where it runs; empty means all.
         check: `module:function` that holds a package against its signature where the backend does not run.
+        fits: `module:function` that says why a package cannot run in an environment, for packages bound to one: called
+            with the manifest's entry, the `Environment` and the manifest; answers a reason and a hint, or None.
     """
 
     id: str
@@ -71,6 +75,12 @@ class BackendRow(msgspec.Struct, frozen=True):
     notes: str = ""
     platforms: tuple[str, ...] = ()
     check: str | None = None
+    fits: str | None = None
+
+    @property
+    def first_device(self) -> Device:
+        """Where its packages open unless told: the CPU, for a backend that drives it."""
+        return Device(self.devices[0])
 
     def runs_on(self, platform: str) -> bool:
         """Whether the runtime exists for a value of `sys.platform`."""

@@ -12,7 +12,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, cast
 
-from runoff.backends.built_in import ABSENT, ALIASES, BUILT_IN
+from runoff.backends.built_in import ALIASES, BUILT_IN
 from runoff.backends.protocol import Backend, SessionOptions
 from runoff.backends.row import BackendRow
 from runoff.errors import BackendNotInstalled, RunoffError, RuntimeLoadError, UnknownName, unknown_name
@@ -67,11 +67,6 @@ def row(name: str) -> BackendRow:
         return found
     if wanted in broken_plugins():
         raise UnknownName(f"the plug-in of backend {name!r} is broken: {broken_plugins()[wanted]}")
-    if wanted in ABSENT:
-        raise UnknownName(
-            f"this version of runoff has no backend for {ABSENT[wanted]}; it has {', '.join(rows())}",
-            hint="a plug-in can add one through the entry-point group 'runoff.backends'",
-        )
     raise unknown_name("backend", name, list(rows()))
 
 

@@ -21,6 +21,7 @@ from runoff.backends.protocol import Session, SessionOptions
 from runoff.backends.torch_archive import check_archive
 from runoff.backends.torch_compiled import aoti_signature, open_aoti, open_torchscript, torchscript_signature
 from runoff.backends.torch_effects import keeps_state, writes_in_place
+from runoff.backends.torch_graphs import RecordedForward
 from runoff.backends.torch_precision import convert_graph
 from runoff.backends.torch_session import (
     FLOATS,
@@ -55,7 +56,9 @@ class TorchBackend:
         if package.entry.format in _FIXED:
             return _open_fixed(package, options, device)
         opened = _OPENERS[package.entry.format](package, precision)
-        compiled = bool(options.backend.get("compile", False))
+        compiled, recorded = (bool(options.backend.get(name, False)) for name in ("compile", "cuda_graph"))
+        if recorded:
+            _check_recordable(package, options, opened)
         module = opened.module.to(device)
         called = compile_module(module, options.backend) if compiled else module
         plan = TorchPlan(
@@ -66,12 +69,13 @@ class TorchBackend:
             copy_outputs=compiled,
             kept=storages(_tensors(module)),
         )
+        forward = opened.bind(called)
         return TorchSession(
             package.signature,
-            opened.bind(called),
+            RecordedForward(forward, device) if recorded else forward,
             plan,
             session_facts(plan, precision, options.backend),
-            "exclusive" if compiled else opened.concurrency,
+            "exclusive" if compiled or recorded else opened.concurrency,
         )
 
     def read_signature(self, format_id: str, path: Path) -> Signature:
@@ -190,6 +194,26 @@ def _module_class(package: Package) -> type[torch.nn.Module]:
             f"package {package.id!r} names {target}, which is no subclass of torch.nn.Module", hint=_MODULE_HINT
         )
     return kind
+
+
+def _check_recordable(package: Package, options: SessionOptions, opened: _Opened) -> None:
+    """Refuse to record what cannot be recorded.
+
+    Raises:
+        RuntimeLoadError: the device is not CUDA, the module is compiled too, or it may keep state.
+    """
+    why = None
+    if options.device.kind != "cuda":
+        why = f"device {options.device} has no CUDA graphs", "open with device cuda"
+    elif options.backend.get("compile", False):
+        why = "a compiled module records its own", "use compile_mode reduce-overhead in place of cuda_graph"
+    elif opened.concurrency == "exclusive":
+        why = (
+            f"package {package.id!r} may keep state from run to run, which recording would change",
+            "use the model's torch-export package",
+        )
+    if why is not None:
+        raise RuntimeLoadError(f"cuda_graph cannot be used: {why[0]}", hint=why[1])
 
 
 def _open_fixed(package: Package, options: SessionOptions, device: torch.device) -> Session:

@@ -268,6 +268,8 @@ def session_facts(plan: TorchPlan, precision: Precision, backend_options: Mappin
         "threads": plan.num_threads or _DEFAULT_THREADS,
         "compile": bool(backend_options.get("compile", False)),
     }
+    if backend_options.get("cuda_graph", False):
+        facts["cuda_graph"] = True
     if facts["compile"]:
         facts["compile_mode"] = backend_options.get("compile_mode", "default")
         facts["freeze"] = backend_options.get("freeze", True)

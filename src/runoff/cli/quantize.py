@@ -29,6 +29,7 @@ def quantize(
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="An .npy of one integer label a row of --data.")] = None,
     calibration: Annotated[str, typer.Option(help="How ranges are read: minmax, entropy or percentile.")] = "minmax",
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="Zero points of 0, as TensorRT takes them.")] = False,
     max_metric_drop: Annotated[
         str | None, typer.Option(help="How much of the task metric may be lost, such as 0.5pp.")
     ] = None,
@@ -54,6 +55,7 @@ def quantize(
         backends=tuple(part.strip() for part in backend.split(",") if part.strip()) if backend else None,
         data=_rows(folder, data, labels),
         calibration=calibration,
+        symmetric=symmetric,
         contract=Contract(None, max_error, read_fraction(max_metric_drop)),
         force=force,
         search_s=search_s,

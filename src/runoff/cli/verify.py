@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from runoff.cli.console import console, print_json
+from runoff.cli.describe import print_reasons, reasons_here
 
 
 def verify(
@@ -21,13 +22,16 @@ def verify(
 
     found = find_source(model, SourceOptions(revision=revision, sha256=sha256))
     files = _check_folder(found.path) if is_model_folder(found.path) else [_bare(found.path)]
+    reasons = reasons_here(found.path)
     wrong = sum(file["status"] != "ok" for file in files)
     if as_json:
-        print_json({"path": str(found.path), "ok": wrong == 0, "files": files})
+        not_here = {name: {"reason": reason, "hint": hint} for name, (reason, hint) in reasons.items()}
+        print_json({"path": str(found.path), "ok": wrong == 0, "files": files, "not_here": not_here})
     else:
         _print_table(files)
         summary = f"{wrong} of {len(files)} files are not what they should be" if wrong else f"{len(files)} files ok"
         console().print(summary, style="red" if wrong else "green", markup=False)
+        print_reasons(reasons)
     if wrong:
         raise typer.Exit(1)
 

@@ -109,7 +109,8 @@ def _place(path: Path, relative: str) -> str:
     """What a file is called in the package: the main file has one name, so that the same content is the same model."""
     if path.is_dir():
         return relative
-    main = {path.name, path.with_suffix(".bin").name} if path.suffix in (".xml", ".param") else {path.name}
+    beside = {".xml": ".bin", ".param": ".bin", ".engine": ".json", ".plan": ".json"}.get(path.suffix.lower())
+    main = {path.name, path.with_suffix(beside).name} if beside else {path.name}
     return f"model{Path(relative).suffix}" if relative in main else relative
 
 
@@ -155,6 +156,8 @@ def _files(path: Path, format_id: str) -> Iterator[str]:
         yield path.with_suffix(".bin").name
     if format_id == "ncnn" and (path.parent / "signature.json").is_file():
         yield "signature.json"
+    if format_id == "trt" and path.with_suffix(".json").is_file():
+        yield path.with_suffix(".json").name
     if format_id == "onnx":
         for name in _external_files(path):
             check_path(name, str(path))

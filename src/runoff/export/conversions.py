@@ -26,6 +26,7 @@ TORCHSCRIPT = "torchscript"
 ONNX_FUSED = "onnx-fused"
 NCNN = "ncnn"
 MLPACKAGE = "mlpackage"
+TRT = "trt"
 
 
 def state_name(state: State) -> str:
@@ -71,6 +72,7 @@ class Step(msgspec.Struct, frozen=True):
 _FP32 = Precision.FP32
 _FLOATS = (Precision.FP32, Precision.BF16, Precision.FP16)
 _ONNX_LIBRARIES = ("torch", "onnx", "onnxscript")
+_TRT_LIBRARIES = ("tensorrt", "polygraphy", "onnx", "cuda")
 
 STEPS: tuple[Step, ...] = (
     # A checkpoint stored in 16 bits is widened without loss, so that fp32 stays the common root.
@@ -165,5 +167,13 @@ STEPS: tuple[Step, ...] = (
             4,
         )
         for precision in (_FP32, Precision.FP16)
+    ),
+    *(
+        Step(ONNX, source, TRT, precision, "runoff.export.trt:from_onnx", _TRT_LIBRARIES, "trt10", 6)
+        for source, precision in (
+            (_FP32, _FP32),
+            (_FP32, Precision.FP16),
+            (Precision.INT8, Precision.INT8),
+        )
     ),
 )

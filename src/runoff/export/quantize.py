@@ -41,6 +41,7 @@ class QuantizeOptions:
         calibration: how ranges are read from the rows: `minmax`, `entropy` or `percentile`.
         max_metric_drop: a drop that was asked for; with labels it lets NNCF keep layers back by itself.
         reduce_range: 7 bits for weights, for processors without 8-bit dot products.
+        symmetric: see `Quantization`; for ONNX Runtime's static method.
         search: keep layers in higher precision where the whole model is outside its contract.
         search_s: seconds for that search.
         force: make it again although it is there.
@@ -51,6 +52,7 @@ class QuantizeOptions:
     calibration: str = "minmax"
     max_metric_drop: float | None = None
     reduce_range: bool = False
+    symmetric: bool = False
     search: bool = True
     search_s: float = 300.0
     force: bool = False
@@ -211,7 +213,8 @@ class _Drafting:
                 data=str(self._data()) if self.form.reads_data else None,
                 batched=tuple(sorted(self.calibration.batched)),
                 kept=kept,
-                reduce_range=self.options.reduce_range,
+                reduce_range=self.options.reduce_range and not self.options.symmetric,
+                symmetric=self.options.symmetric,
                 control=control,
             ),
         )

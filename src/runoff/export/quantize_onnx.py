@@ -87,19 +87,22 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
             per_channel=True,
             reduce_range=wanted.reduce_range,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
+            activation_qType=QuantType.QInt8 if wanted.symmetric else QuantType.QUInt8,
             tensors_range=ranges,
             nodes_to_quantize=[],
             nodes_to_exclude=kept,
             op_types_to_quantize=list(op_types),
             extra_options={
                 "WeightSymmetric": True,
+                "ActivationSymmetric": wanted.symmetric,
+                "QuantizeBias": not wanted.symmetric,
                 "OpTypesToExcludeOutputQuantization": list(_FLOAT_OUTPUT),
             },
         )
         quantizer.quantize_model()
         _read_unrounded(quantizer.model.model.graph, set(kept))
     details = {"method": "int8-static", "calibration": wanted.calibration, "reduce_range": wanted.reduce_range}
+    details |= {"symmetric": True} if wanted.symmetric else {}
     return _save(quantizer.model.model, destination, layers, wanted, details)
 
 

@@ -49,6 +49,7 @@ class Quantization(msgspec.Struct, frozen=True):
         kept: layers that stay in the precision of the source, by the names of `Made.layers`.
         reduce_range: 7 bits for weights, where the processor adds pairs of 8-bit products in 16 bits.
         control: labelled rows, for the quantiser's own accuracy control.
+        symmetric: signed activations around zero and sums in fp32, the only kind that TensorRT takes.
     """
 
     calibration: str = "minmax"
@@ -57,6 +58,7 @@ class Quantization(msgspec.Struct, frozen=True):
     kept: tuple[str, ...] = ()
     reduce_range: bool = False
     control: Control | None = None
+    symmetric: bool = False
 
 
 class StepOptions(msgspec.Struct, frozen=True):

@@ -72,7 +72,10 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "executorch", "ExecuTorch", "Meta", "backend", "executorch", "run", _export("executorch"), "static shapes; CPU"
     ),
-    Target("tensorrt", "TensorRT", "NVIDIA", "execution provider", "TensorrtExecutionProvider", "never"),
+    Target("tensorrt", "TensorRT", "NVIDIA", "backend", "trt", "never", _export("trt"), "bound to version and GPU"),
+    Target(
+        "tensorrt-ort", "TensorRT by ONNX Runtime", "NVIDIA", "execution provider", "TensorrtExecutionProvider", "never"
+    ),
     Target("cuda", "CUDA by ONNX Runtime", "NVIDIA", "execution provider", "CUDAExecutionProvider", "never"),
     Target("tensorrt-rtx", "TensorRT RTX", "NVIDIA", "execution provider", "NvTensorRTRTXExecutionProvider", "never"),
     Target(

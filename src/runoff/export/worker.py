@@ -32,6 +32,7 @@ _STORED_PRECISION = {
     "onnx": "runoff.export.onnx:stored_precision",
     "openvino": "runoff.export.openvino:stored_precision",
     "litert": "runoff.export.litert:stored_precision",
+    "trt": "runoff.backends.engine:stored_precision",
 }
 _INTEGERS = {DType.INT64, DType.INT32, DType.INT16, DType.INT8, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64}
 
@@ -66,7 +67,7 @@ def check(package: dict[str, Any], inputs: str | None, outputs: str | None) -> M
     dynamic = made.entry.batch == "dynamic" and batch_dimension(signature) is not None
     counts = sorted({rows, 1, rows + 1}, key=lambda count: count != rows) if dynamic else [made.entry.batch]
     fixed = Package(made.root, made.entry, signature_of(made.entry, made.signature))
-    session = table.backend(made.entry.backend).open(fixed, SessionOptions())
+    session = table.backend(made.entry.backend).open(fixed, _session_options(fixed))
     try:
         for count in counts:
             resized = resize_rows(signature, given, count) if isinstance(count, int) else dict(given)
@@ -88,7 +89,7 @@ def answer(package: dict[str, Any], inputs: str, outputs: str, batched: list[str
     given, arrays = _package(package), read_npz(Path(inputs))
     size = given.entry.batch if isinstance(given.entry.batch, int) else _ANSWER_ROWS
     total = max((len(arrays[name]) for name in batched), default=1)
-    session = table.backend(given.entry.backend).open(given, SessionOptions())
+    session = table.backend(given.entry.backend).open(given, _session_options(given))
     try:
         starts = range(0, total, size)
         # The last piece is filled up from the start: one shape throughout.
@@ -120,7 +121,7 @@ def inspect(
     path = bare.folder if bare.entry.format == "hf" else bare.main_file
     signature = backend.read_signature(bare.entry.format, path)
     whole = Package(bare.root, bare.entry, signature)
-    session = backend.open(whole, SessionOptions())
+    session = backend.open(whole, _session_options(whole))
     try:
         pair = _golden(session, signature, rows, seed, limits)
     finally:
@@ -171,6 +172,10 @@ def _golden(
             raise
         inputs = generate_inputs(signature, rows=rows, seed=seed, limits=small)
         return inputs, session.run(inputs)
+
+
+def _session_options(package: Package) -> SessionOptions:
+    return SessionOptions(table.row(package.entry.backend).first_device)
 
 
 def _stored_precision(package: Package) -> Precision | None:

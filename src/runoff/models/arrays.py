@@ -61,6 +61,21 @@ def dtype_name(dtype: np.dtype[np.generic]) -> DType:
         raise InputError(f"arrays of dtype {dtype} are not supported", hint="convert with .astype(...)") from None
 
 
+def narrow(name: str, array: Array, dtype: np.dtype[np.generic]) -> Array:
+    """The array in a narrower dtype that a file holds its input in.
+
+    Raises:
+        InputError: numbers that do not fit.
+    """
+    narrowed = array.astype(dtype)
+    if not np.array_equal(narrowed, array):
+        raise InputError(
+            f"input {name!r} has numbers outside {dtype}, in which this file takes it",
+            hint="open the model with another backend, such as onnx",
+        )
+    return narrowed
+
+
 class InputCheck:
     """Checks inputs against a signature; built once for a session, called for every run."""
 

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class PackageDescription(msgspec.Struct, frozen=True):
-    """A package as its manifest entry describes it; `bytes` is the sum over its files."""
+    """A package as its manifest entry describes it; `bytes` is the sum over its files.
+
+    Attributes:
+        not_here: why it cannot run on this machine, where that is known without opening it.
+        hint: what would change that.
+    """
 
     id: str
     backend: str
@@ -37,6 +42,8 @@ class PackageDescription(msgspec.Struct, frozen=True):
     requires: dict[str, Any]
     made_by: MadeBy | None
     fidelity: Fidelity | None
+    not_here: str | None = None
+    hint: str | None = None
 
 
 class ModelDescription(msgspec.Struct, frozen=True):

@@ -261,7 +261,11 @@ def _magic(what: str, offset: int, magic: bytes) -> Callable[[Path, int], str]:
 
 
 def _check_engine(path: Path, _: int) -> str:
-    raise _no_backend(path, "TensorRT")
+    """Only what is plainly something else is refused: TensorRT does not document how its files begin."""
+    other = _looks_like(path)
+    if other:
+        raise _mismatch(path, "a TensorRT engine", other)
+    return "trt"
 
 
 def _check_pickle(path: Path, _: int) -> str:

@@ -107,7 +107,7 @@ def list_candidates(
         if entry.backend == row.id
         for variant in variants_of(entry, row)
         for threads in num_threads
-        if only is not None or not variant.opt_in
+        if (only is not None or not variant.opt_in) and (variant.devices is None or device.kind in variant.devices)
     ]
     if only is None:
         return made

@@ -1,7 +1,8 @@
 """The decision: filter, then rank. A pure function of packages, environment, wish and record.
 
 Same facts, same decision and explanation. Knows no arrays, no runtime and no disk. The rules:
-1. a candidate is kept, or rejected with a reason: wish, missing library, device, batch, failure, contract;
+1. a candidate is kept, or rejected with a reason: wish, missing library, device, batch, what it was built for, failure,
+   contract;
 2. with a record under this fingerprint the kept ones are ranked by the objective as measured, and those that are
    within the noise of the best are a tie, settled by smaller memory, then by faster start;
 3. without one they are ranked by the documented order of the table, and the decision is marked `guessed`.
@@ -10,7 +11,7 @@ Same facts, same decision and explanation. Knows no arrays, no runtime and no di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import msgspec
 
@@ -20,12 +21,13 @@ from runoff.environment.describe import Environment
 from runoff.errors import NoCandidate
 from runoff.models.dimensions import fixed_sizes
 from runoff.models.manifest import Manifest, PackageEntry
-from runoff.race.candidates import Candidate, make_candidate, variants_of, wrong_platform
+from runoff.race.candidates import Candidate, make_candidate, variants_of
 from runoff.race.fidelity import Contract, violation
 from runoff.race.rank import NOISE_FLOOR as NOISE_FLOOR
 from runoff.race.rank import Ranked as Ranked
 from runoff.race.rank import cost, guess, precision_names, preference, rank
 from runoff.race.record import Entrant, Record, package_sha256
+from runoff.race.usable import Why, not_installed, unfit
 from runoff.race.wish import OBJECTIVES as OBJECTIVES
 from runoff.race.wish import UNITS as UNITS
 from runoff.race.wish import Objective as Objective
@@ -34,8 +36,6 @@ from runoff.types import Precision
 
 _MIB = 2**20
 _CONTRACT_HINT = "only a wider contract admits it"
-_Why: TypeAlias = tuple[str, str | None]
-"""The reason of a rejection, and what would change it."""
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -188,13 +188,14 @@ class _Filter:
             return Rejection(candidate.id, f"no backend {candidate.backend!r} in this installation", hint)
         found = (
             self._wished(candidate, row, entrant)
-            or self._installed(row)
+            or not_installed(row, self._environment)
             or self._static(candidate, entry, row)
+            or unfit(entry, row, self._environment, self._manifest)
             or (self._measured(entrant, self._record) if entrant and self._record else self._unmeasured(entry))
         )
         return Rejection(candidate.id, *found) if found else None
 
-    def _wished(self, candidate: Candidate, row: BackendRow, entrant: Entrant | None) -> _Why | None:
+    def _wished(self, candidate: Candidate, row: BackendRow, entrant: Entrant | None) -> Why | None:
         wish = self._wish
         if wish.backends and row.id not in wish.backends:
             return f"backend {row.id} was not asked for", None
@@ -207,20 +208,7 @@ class _Filter:
             return f"raced with {threads}, {wish.num_threads} asked for", hint
         return None
 
-    def _installed(self, row: BackendRow) -> _Why | None:
-        if row.library is None:
-            return None
-        elsewhere = wrong_platform(row)
-        if elsewhere is not None:
-            return elsewhere, None
-        library = self._environment.libraries.get(row.library)
-        if library is None or library.version is None:
-            return f"{row.title} is not installed", library.install if library else None
-        if library.problem:
-            return f"{row.title} {library.version} cannot be used: {library.problem}", library.install
-        return None
-
-    def _static(self, candidate: Candidate, entry: PackageEntry, row: BackendRow) -> _Why | None:
+    def _static(self, candidate: Candidate, entry: PackageEntry, row: BackendRow) -> Why | None:
         wish = self._wish
         if wish.device.kind not in row.devices:
             return f"{row.title} does not run on {wish.device.kind}", f"it runs on {', '.join(row.devices)}"
@@ -232,7 +220,7 @@ class _Filter:
             return f"raced on {candidate.device}, {wish.device} was asked for", hint
         return self._shaped(entry, row)
 
-    def _shaped(self, entry: PackageEntry, row: BackendRow) -> _Why | None:
+    def _shaped(self, entry: PackageEntry, row: BackendRow) -> Why | None:
         """A package that fixes a dimension which the model leaves open must be of the size that is asked for."""
         wish = self._wish
         if wish.batch_size is not None and entry.batch not in ("dynamic", wish.batch_size):
@@ -249,7 +237,7 @@ class _Filter:
             return f"takes {only} only, the model takes any", f"ask for backend={row.id!r} if that is all you need"
         return None
 
-    def _measured(self, entrant: Entrant, record: Record) -> _Why | None:
+    def _measured(self, entrant: Entrant, record: Record) -> Why | None:
         if entrant.failure:
             return entrant.failure, entrant.hint
         if entrant.fidelity is None:
@@ -267,7 +255,7 @@ class _Filter:
             return f"was not timed at batch {self._batch}", f"runoff race --batch {self._batch}"
         return "was checked but not timed", "runoff race"
 
-    def _unmeasured(self, entry: PackageEntry) -> _Why | None:
+    def _unmeasured(self, entry: PackageEntry) -> Why | None:
         if entry.fidelity is None:
             return None
         outside = violation(entry.fidelity, entry.precision, self._wish.contract, {})

@@ -18,9 +18,9 @@ from runoff.export.forms import forms_of
 from runoff.export.quantize import QuantizeOptions, form_id
 from runoff.export.run import ExportOptions, export_package
 from runoff.models.folder import ModelFolder
-from runoff.race.candidates import wrong_platform
 from runoff.race.options import Event, Listener, RaceOptions
 from runoff.race.quantize import needs_reduced_range, quantize_forms
+from runoff.race.usable import not_installed
 from runoff.race.wanted import list_wanted
 from runoff.race.yardstick import make_yardstick
 from runoff.types import Precision
@@ -77,7 +77,7 @@ def _export_wanted(
     """Export the packages that no quantiser makes; see `list_wanted`."""
     unmade: dict[str, str] = {}
     for wanted in list_wanted(folder, options):
-        missing = _missing(wanted.row, environment)
+        missing = _missing(wanted.row, environment) or _elsewhere(wanted.row, options)
         if missing is not None:
             unmade[wanted.package_id] = missing
             continue
@@ -100,14 +100,17 @@ def _make_fp16(folder: ModelFolder, unmade: dict[str, str], listener: Listener) 
 
 def _missing(row: BackendRow, environment: Environment) -> str | None:
     """Why a backend cannot be used here, or None."""
-    elsewhere = wrong_platform(row)
-    if elsewhere is not None:
-        return elsewhere
-    library = environment.libraries.get(row.library) if row.library else None
-    if row.library is None or (library is not None and library.version is not None):
+    why = not_installed(row, environment)
+    if why is None:
         return None
-    install = f": {library.install}" if library and library.install else ""
-    return f"{row.title} is not installed{install}"
+    return f"{why[0]}: {why[1]}" if why[1] else why[0]
+
+
+def _elsewhere(row: BackendRow, options: RaceOptions) -> str | None:
+    """Why a backend cannot compete on the device of the race, where it drives no CPU that could at least convert."""
+    if "cpu" in row.devices or options.device.kind in row.devices:
+        return None
+    return f"{row.title} does not run on {options.device.kind}; it runs on {', '.join(row.devices)}"
 
 
 def _competing(installed: Sequence[str], options: RaceOptions) -> list[str]:

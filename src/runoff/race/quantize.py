@@ -38,7 +38,7 @@ class QuantizeWish:
         precision: `fp16`, `bf16`, `int8-dynamic`, `int8-static` or `int4`.
         backends: ids; None for all that have it.
         data: rows of the user.
-        calibration: see `QuantizeOptions`.
+        calibration, symmetric: see `QuantizeOptions`.
         contract: what results must keep to.
         force: make packages again that are there.
         search_s: seconds for the search of layers to keep, for each package.
@@ -49,6 +49,7 @@ class QuantizeWish:
     backends: tuple[str, ...] | None = None
     data: Rows | None = None
     calibration: str = "minmax"
+    symmetric: bool = False
     contract: Contract = field(default_factory=Contract)
     force: bool = False
     search_s: float = 300.0
@@ -142,6 +143,11 @@ def _check(wish: QuantizeWish) -> None:
         raise unknown_name("precision", wish.precision, list(PRECISIONS))
     if wish.calibration not in CALIBRATIONS:
         raise unknown_name("calibration", wish.calibration, list(CALIBRATIONS))
+    if wish.symmetric and (wish.precision != "int8-static" or list(wish.backends or ()) != ["onnx"]):
+        raise UnknownName(
+            "symmetric quantisation is for TensorRT, which takes int8-static graphs of the backend onnx",
+            hint="--precision int8-static --backend onnx --symmetric",
+        )
 
 
 def _forms(wish: QuantizeWish) -> list[Form]:
@@ -163,6 +169,7 @@ def _forms(wish: QuantizeWish) -> list[Form]:
 def _options(wish: QuantizeWish, environment: Environment) -> QuantizeOptions:
     return QuantizeOptions(
         calibration=wish.calibration,
+        symmetric=wish.symmetric,
         max_metric_drop=wish.contract.max_metric_drop,
         reduce_range=needs_reduced_range(environment),
         search_s=wish.search_s,

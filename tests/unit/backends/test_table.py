@@ -11,6 +11,7 @@ import pytest
 from fakes.plugin_site import add_entry_point, make_plugin_site, plugged_in
 from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
+from runoff.environment.libraries import is_importable
 from runoff.errors import BackendNotInstalled, RuntimeLoadError, UnknownName
 from runoff.types import Device
 
@@ -22,7 +23,7 @@ def _python(site: Path, code: str) -> str:
 
 
 def test_rows_stand_in_the_documented_order() -> None:
-    assert list(table.rows())[:4] == ["torch", "hf", "onnx", "openvino"]
+    assert list(table.rows())[:5] == ["trt", "torch", "hf", "onnx", "openvino"]
 
 
 @pytest.mark.parametrize(
@@ -33,15 +34,19 @@ def test_names_of_the_field_lead_to_the_row(name: str, backend_id: str) -> None:
 
 
 def test_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="known: torch, hf, onnx, openvino") as caught:
+    with pytest.raises(UnknownName, match="known: trt, torch, hf, onnx, openvino") as caught:
         table.row("openvin")
     assert caught.value.hint == "did you mean 'openvino'?"
 
 
 @pytest.mark.parametrize("name", ["trt", "TensorRT"])
-def test_backend_of_the_field_that_is_not_here_is_named(name: str) -> None:
-    with pytest.raises(UnknownName, match="no backend for TensorRT"):
-        table.row(name)
+def test_backend_whose_library_is_missing_names_its_extra(name: str) -> None:
+    if is_importable("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    assert table.row(name).id == "trt"
+    with pytest.raises(BackendNotInstalled, match="No module named 'tensorrt'") as caught:
+        table.backend(name)
+    assert caught.value.hint == "pip install 'runoff[trt10]'"
 
 
 def test_backends_for_a_format_come_in_order() -> None:
@@ -121,7 +126,7 @@ def test_plugin_is_gone_afterwards(tmp_path: Path) -> None:
         ("import runoff_nowhere", "ModuleNotFoundError: No module named 'runoff_nowhere'"),
         ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
         ("ROW = {}", "is a dict, expected a BackendRow"),
-        ("from runoff.backends.built_in import BUILT_IN\nROW = BUILT_IN[0]", "the id 'torch' is taken"),
+        ("from runoff.backends.built_in import BUILT_IN\nROW = BUILT_IN[0]", "the id 'trt' is taken"),
     ],
 )
 def test_broken_plugin_is_a_reason(tmp_path: Path, source: str, reason: str) -> None:

@@ -205,6 +205,12 @@ def test_cuda_that_is_not_there_tells_why(tmp_path: Path) -> None:
         _open(_weights(tmp_path, tiny_nets.Mlp(), MLP), device=Device("cuda"))
 
 
+def test_cuda_graph_on_the_cpu_is_refused(tmp_path: Path) -> None:
+    package = _exported(tmp_path, tiny_nets.Mlp(), (torch.ones(2, 8),), MLP)
+    with pytest.raises(RuntimeLoadError, match="cuda_graph cannot be used: device cpu has no CUDA graphs"):
+        _open(package, backend={"cuda_graph": True})
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     torch.save(tiny_nets.Mlp().state_dict(), path)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from fakes.engines import engine_folder
 from fakes.model_files import make_folder, onnx_bytes
 from runoff.cli.app import run
 
@@ -52,3 +53,18 @@ def test_error_has_no_traceback_when_there_is_no_model(tmp_path, capsys, content
 def test_error_is_data_when_json_is_asked_for(tmp_path, capsys):
     assert _call("describe", tmp_path / "none.onnx", "--json") == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "RUNOFF-201"
+
+
+def test_engine_that_cannot_run_here_is_shown_with_its_reason_and_the_offer_to_rebuild(tmp_path, capsys):
+    root = engine_folder(tmp_path / "m", platform="solaris-sparc").root
+    offer = "build it again here from onnx-fp32: runoff export MODEL --to trt --precision fp16 --force"
+    assert _call("describe", root) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "trt-fp16 cannot run here: " in out
+    assert "built for solaris-sparc, this is" in out
+    assert f"hint: {offer}" in out
+    assert _call("describe", root, "--json") == 0
+    packages = {package["id"]: package for package in json.loads(capsys.readouterr().out)["packages"]}
+    assert packages["onnx-fp32"]["not_here"] is None
+    assert "built for solaris-sparc" in packages["trt-fp16"]["not_here"]
+    assert packages["trt-fp16"]["hint"] == offer

@@ -13,6 +13,7 @@ import torch
 import runoff
 from fakes.networks import Mlp
 from runoff.cli.app import run
+from runoff.environment.libraries import is_importable
 from runoff.models.folder import ModelFolder, read_folder
 
 
@@ -78,6 +79,18 @@ def test_usage_errors_are_told_apart(
 ) -> None:
     assert _exit_code(str(model.root), *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["trt", "tensorrt"])
+def test_engine_is_refused_with_the_extra_when_tensorrt_is_missing(
+    model: ModelFolder, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    if is_importable("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    assert _exit_code(str(model.root), "--to", name, "--precision", "fp16", "--json") == 1
+    failed = json.loads(capsys.readouterr().out)["failed"]
+    assert failed[0]["message"].startswith("cannot make trt at fp16 from torch-export at fp32: missing tensorrt")
+    assert failed[0]["hint"] == "pip install 'runoff[trt10]'"
 
 
 def test_model_that_is_not_there_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

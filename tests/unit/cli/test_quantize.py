@@ -12,8 +12,10 @@ from fakes.onnx_models import onnx_folder
 from fakes.packages import spec
 from meta.repository import ROOT
 from runoff.cli.app import run
+from runoff.errors import ExportError
+from runoff.export.trt_check import check_onnx
 from runoff.models.folder import ModelFolder, read_folder
-from runoff.types import Signature
+from runoff.types import Precision, Signature
 
 
 @pytest.fixture
@@ -57,6 +59,19 @@ def test_result_carries_size_speed_fidelity_and_metric(model: ModelFolder, capsy
         assert "128 of 256 rows" in row["calibration"]
     ids = [package.id for package in read_folder(model.root).packages]
     assert ids == ["onnx-fp32", "onnx-int8-static", "openvino-fp32", "openvino-int8"]
+
+
+def test_symmetric_graph_is_one_that_tensorrt_takes(model: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--precision", "int8-static", "--backend", "onnx", "--max-metric-drop", "10pp", "--json")
+    assert _exit_code(str(model.root), *arguments) == 0
+    with pytest.raises(ExportError, match=r"signed integers around zero only: .* is uint8"):
+        check_onnx(read_folder(model.root).package("onnx-int8-static").main_file, Precision.INT8)
+    capsys.readouterr()
+    assert _exit_code(str(model.root), *arguments, "--symmetric", "--force") == 0
+    assert json.loads(capsys.readouterr().out)["made"][0]["metric"]["accuracy"] >= 0.9
+    made = read_folder(model.root).package("onnx-int8-static")
+    assert made.entry.made_by is not None and made.entry.made_by.details["symmetric"] is True
+    assert check_onnx(made.main_file, Precision.INT8)["narrowed"] == []
 
 
 def test_table_names_the_candidate_and_the_data(model: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +126,8 @@ def test_images_of_a_folder_calibrate(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--precision", "int8-static", "--calibration", "magic"], "unknown calibration 'magic'"),
         (["--precision", "int8-dynamic", "--backend", "openvino"], "has no int8-dynamic form"),
         (["--precision", "bf16", "--backend", "onnx"], "has no bf16 form"),
+        (["--precision", "int8-static", "--symmetric"], "symmetric quantisation is for TensorRT"),
+        (["--precision", "int4", "--backend", "onnx", "--symmetric"], "symmetric quantisation is for TensorRT"),
         (["--precision", "int4", "--labels", "labels.npy"], "--labels needs the --data"),
         (["--precision", "int4", "--max-metric-drop", "much"], "neither percentage points nor a fraction"),
         ([], "--precision"),

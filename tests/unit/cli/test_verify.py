@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from fakes.engines import engine_folder
 from fakes.model_files import make_folder, onnx_bytes
 from runoff.cli.app import run
 
@@ -49,3 +50,13 @@ def test_manifest_that_leads_out_is_an_error(tmp_path, capsys):
     (made.root / "runoff.json").write_text(text)
     assert _call("verify", made.root) == 1
     assert "not a plain path inside the folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_whole_engine_that_cannot_run_here_passes_with_the_reason(tmp_path, capsys):
+    root = engine_folder(tmp_path / "m", platform="solaris-sparc").root
+    assert _call("verify", root) == 0
+    assert "trt-fp16 cannot run here: " in capsys.readouterr().out
+    assert _call("verify", root, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["ok"] is True
+    assert "built for solaris-sparc, this is" in data["not_here"]["trt-fp16"]["reason"]

@@ -14,7 +14,8 @@ import runoff
 from fakes.networks import Mlp
 from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
-from runoff.errors import FormatMismatch, ModelError, ModelNotFound, RuntimeLoadError
+from runoff.environment.libraries import is_importable
+from runoff.errors import BackendNotInstalled, FormatMismatch, ModelError, ModelNotFound, RuntimeLoadError
 from runoff.export.adopt import adopt
 from runoff.export.run import export_package
 from runoff.models.arrays import Array, Arrays, read_npz
@@ -231,3 +232,13 @@ def test_precision_of_a_hugging_face_folder_is_that_of_its_weights(bert: Path, t
     folder = adopt(root)
     assert folder.manifest.reference == "hf-bf16"
     assert export_package(folder, "torch-export", Precision.FP32).package("torch-fp32")
+
+
+@pytest.mark.parametrize("name", ["net.engine", "net.plan"])
+def test_bare_engine_is_refused_with_what_would_open_it(name: str, tmp_path: Path) -> None:
+    if is_importable("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    (tmp_path / name).write_bytes(b"ftrt\0\1\2\3")
+    with pytest.raises(BackendNotInstalled, match="no backend that opens the format 'trt' is installed") as caught:
+        adopt(tmp_path / name)
+    assert caught.value.hint == "pip install 'runoff[trt10]'"

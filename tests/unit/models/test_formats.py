@@ -98,13 +98,19 @@ def test_random_bytes_never_crash_the_sniffing(tmp_path_factory, name, content):
     ("name", "content", "what"),
     [
         ("m.gguf", b"GGUF\x03\0\0\0", "GGUF"),
-        ("m.engine", b"ftrt", "TensorRT"),
-        ("m.plan", b"ftrt", "TensorRT"),
     ],
 )
 def test_format_is_named_when_no_backend_opens_it_yet(tmp_path, name, content, what):
     with pytest.raises(ModelError, match=rf"format of {what}, and no backend"):
         detect_format(_write(tmp_path, name, content))
+
+
+@pytest.mark.parametrize("name", ["m.engine", "m.plan"])
+def test_engine_is_known_by_its_name_unless_it_is_plainly_something_else(tmp_path, name):
+    assert detect_format(_write(tmp_path, name, b"ftrt\0\1")) == "trt"
+    for content, why in ((b"PK\x03\x04", "a zip archive"), (b"<html>", "an HTML page"), (b"words", "text")):
+        with pytest.raises(FormatMismatch, match=f"is not a TensorRT engine, as its name says: {why}"):
+            detect_format(_write(tmp_path, name, content))
 
 
 @pytest.mark.parametrize(
