@@ -106,6 +106,21 @@ BUILT_IN: tuple[BackendRow, ...] = (
         notes="XNNPACK computes what no other delegate takes.",
     ),
     BackendRow(
+        id="mediapipe",
+        title="MediaPipe Tasks",
+        library="mediapipe",
+        formats=("mediapipe",),
+        devices=("cpu",),
+        precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
+        target="runoff.backends.mediapipe:MediaPipeBackend",
+        extra="mediapipe",
+        options={
+            "score_threshold": Option("float", "detectors and landmarkers: least score; default: MediaPipe's own"),
+            "max_results": Option("int", "detectors and landmarkers: most results for one image; default: MediaPipe's"),
+        },
+        notes="runs a batch row by row, on one thread",
+    ),
+    BackendRow(
         id="executorch",
         title="ExecuTorch",
         library="executorch",

@@ -60,6 +60,7 @@ LIBRARIES: tuple[Library, ...] = (
     ),
     Library("openvino", "OpenVINO", ("openvino",), "openvino", "openvino"),
     Library("ai_edge_litert", "LiteRT", ("ai-edge-litert",), "ai_edge_litert", "litert"),
+    Library("mediapipe", "MediaPipe Tasks", ("mediapipe",), "mediapipe", "mediapipe"),
     Library("executorch", "ExecuTorch", ("executorch",), "executorch", "executorch"),
     Library("ncnn", "ncnn", ("ncnn",), "ncnn", "ncnn"),
     Library("coremltools", "Core ML Tools", ("coremltools",), "coremltools", "coreml", platforms=("darwin",)),
