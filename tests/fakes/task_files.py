@@ -1,4 +1,4 @@
-"""MediaPipe task files built here: small seeded networks, converted by Runoff, with TFLite metadata written around them.
+"""MediaPipe task files built here: small networks, converted by Runoff, with TFLite metadata written around them.
 
 Needs mediapipe, whose schemas write the metadata; import it only where that is installed.
 """
@@ -20,6 +20,7 @@ from mediapipe.tasks.metadata import schema_py_generated as schema
 from torch import nn
 
 from fakes.packages import file_package
+from fakes.tiny_nets import Features
 from runoff.child import Child
 from runoff.export.isolated import plain
 from runoff.export.step import StepOptions
@@ -30,37 +31,23 @@ VOCABULARY = ("<PAD>", "<START>", "<UNKNOWN>", "fine", "awful", "day")
 SIZE = 5
 
 
-class Features(nn.Module):
-    """image: float [1, 5, 5, 3] -> float [1, 4]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
-        self.head = nn.Linear(8, len(LABELS))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.convolution(image.permute(0, 3, 1, 2))).mean((2, 3)))
-
-
 class Scores(Features):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.softmax(super().forward(image), -1)
 
 
 class Masks(Features):
-    """image: float [1, 5, 5, 3] -> float [1, 5, 5, 8]."""
+    """image: fp32[1, 5, 5, 3] -> fp32[1, 5, 5, 8]."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.softmax(self.convolution(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), -1)
 
 
 class Words(nn.Module):
-    """ids: int32 [1, 6] -> float [1, 2]."""
+    """ids: int32[1, 6] -> fp32[1, 2]."""
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.table = nn.Embedding(len(VOCABULARY), 8)
         self.head = nn.Linear(8, 2)
 
@@ -69,11 +56,10 @@ class Words(nn.Module):
 
 
 class Sound(nn.Module):
-    """samples: float [1, 160] -> float [1, 4]."""
+    """samples: fp32[1, 160] -> fp32[1, 4]."""
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.head = nn.Linear(160, len(LABELS))
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:

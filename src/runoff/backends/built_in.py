@@ -144,6 +144,18 @@ BUILT_IN: tuple[BackendRow, ...] = (
         notes="runs a batch row by row",
     ),
     BackendRow(
+        id="iree",
+        title="IREE",
+        library="iree",
+        formats=("iree",),
+        devices=("cpu",),
+        precisions=(Precision.FP32,),
+        target="runoff.backends.iree:IreeBackend",
+        extra="iree",
+        notes="machine code; several times slower than others here, so raced only when it is named",
+        opt_in=True,
+    ),
+    BackendRow(
         id="coreml",
         title="Core ML",
         library="coremltools",

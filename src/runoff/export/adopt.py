@@ -160,7 +160,7 @@ def _files(path: Path, format_id: str) -> Iterator[str]:
     yield path.name
     if format_id in ("openvino", "ncnn"):
         yield path.with_suffix(".bin").name
-    if format_id == "ncnn" and (path.parent / "signature.json").is_file():
+    if format_id in ("ncnn", "iree") and (path.parent / "signature.json").is_file():
         yield "signature.json"
     if format_id == "onnx":
         for name in _external_files(path):

@@ -260,6 +260,12 @@ def _magic(what: str, offset: int, magic: bytes) -> Callable[[Path, int], str]:
     return check
 
 
+def _check_vmfb(path: Path, _: int) -> str:
+    if "module.fb" not in _zip_names(path, "an IREE module"):
+        raise _mismatch(path, "an IREE module", "a zip archive without module.fb")
+    return "iree"
+
+
 _ZIP = b"PK\x03\x04"
 
 
@@ -297,6 +303,7 @@ _CHECKS: dict[str, Callable[[Path, int], str]] = {
     ".pth": _check_torch_pt,
     ".tflite": _check_flatbuffer("LiteRT", "litert", b"TFL3"),
     ".task": _check_task,
+    ".vmfb": _check_vmfb,
     ".pte": _check_flatbuffer("ExecuTorch", "executorch", b"ET12"),
     ".gguf": _magic("GGUF", 0, b"GGUF"),
     ".engine": _check_engine,

@@ -14,6 +14,7 @@ pytest.importorskip("mediapipe", reason="MediaPipe is not installed: pip install
 
 from fakes import task_files as files
 from fakes.packages import file_package, spec
+from fakes.tiny_nets import Features
 from runoff import AutoModel
 from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
@@ -39,6 +40,7 @@ class Nets:
 
     def get(self, name: str, make: Callable[[], torch.nn.Module], *shape: int, dtype: DType = DType.FP32) -> bytes:
         if name not in self.known:
+            torch.manual_seed(0)
             self.known[name] = files.network(self.child, self.root / name, make(), *shape, dtype=dtype)
         return self.known[name]
 
@@ -118,11 +120,11 @@ def test_picture_of_another_size_is_resized_by_mediapipe(nets: Nets, tmp_path: P
 
 
 def test_embedder_and_segmenter_answer_what_their_network_does(nets: Nets, tmp_path: Path) -> None:
-    embedder = files.with_metadata(nets.pictures(files.Features), files.image_graph([files.tensor("features")]))
+    embedder = files.with_metadata(nets.pictures(Features), files.image_graph([files.tensor("features")]))
     images = _pictures(2)
     with BACKEND.open(_package(tmp_path / "e.task", embedder), SessionOptions()) as session:
         embedding = session.run({"image": images})["embedding"]
-    expected = _answers(nets.pictures(files.Features), _scaled(images[1]), tmp_path / "n.tflite")[0]
+    expected = _answers(nets.pictures(Features), _scaled(images[1]), tmp_path / "n.tflite")[0]
     np.testing.assert_allclose(embedding[1], expected[0], atol=1e-6)
 
     network = nets.pictures(files.Masks)
