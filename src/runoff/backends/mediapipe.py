@@ -155,15 +155,16 @@ def _stack(spec: TensorSpec, parts: Sequence[Array]) -> Array:
     longest = tuple(max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True))
     stacked = np.full((len(parts), *longest), -1 if spec.name == "classes" and dtype == np.int32 else 0, dtype)
     for place, part in enumerate(parts):
-        stacked[(place, *(slice(size) for size in part.shape))] = part
+        corner: tuple[int | slice, ...] = (place, *(slice(size) for size in part.shape))
+        stacked[corner] = part
     return stacked
 
 
 def _heads(results: Sequence[Any], file: TaskFile) -> list[Array]:
     """The scores of each head by class id, float32 [classes]."""
-    answers = []
+    answers: list[Array] = []
     for spec, head in zip(file.signature.outputs, results, strict=True):
-        scores = np.zeros(spec.shape[-1], np.float32)
+        scores = np.zeros(int(spec.shape[-1]), np.float32)
         for category in head.categories:
             scores[category.index] = category.score
         answers.append(scores)
@@ -199,7 +200,7 @@ def _detected(result: Any, file: TaskFile, row: Any) -> list[Array]:
         (box.origin_x, box.origin_y, box.origin_x + box.width, box.origin_y + box.height)
         for box in (one.bounding_box for one in found)
     ]
-    answer = [
+    answer: list[Array] = [
         np.array(boxes, np.float32).reshape(len(found), 4),
         np.array([category.score for category in best], np.float32),
         np.array([_class_id(category, file.labels) for category in best], np.int32),

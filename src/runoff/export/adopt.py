@@ -88,7 +88,7 @@ def adopt(
     if (path / MANIFEST_NAME).is_file():
         return read_folder(path)
     format_id = detect_format(path)
-    format_id = _READ_AS.get((format_id, *backends[:1]), format_id)
+    format_id = _READ_AS.get((format_id, backends[0]), format_id) if backends else format_id
     if format_id == "safetensors":
         raise ModelError(
             f"{path} holds weights without a network", hint="runoff.package(module, inputs, folder) takes an nn.Module"

@@ -8,12 +8,12 @@ dynamic, but for a batch that was asked for.
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -26,6 +26,8 @@ from runoff.models.dimensions import batch_dimension
 from runoff.models.folder import Package
 
 MAIN_FILE = "model.vmfb"
+_ENTRY = "main"
+"""The function of a module, as the backend calls it."""
 _FLAGS = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu", "--iree-opt-level=O3")
 _LEVELS = {
     "x86-64-v4": ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl"),
@@ -58,7 +60,7 @@ def from_onnx(source: Package, destination: Path, options: StepOptions) -> Made:
         if done.returncode != 0:
             raise ExportError(f"IREE cannot import {source.id}: {_reason(done.stderr, done.returncode)}")
         cpu = () if level is None else (f"--iree-llvmcpu-target-cpu={level}",)
-        text = _renamed(imported, table.load("runoff.backends.iree:ENTRY"))
+        text = _renamed(imported, _ENTRY)
         try:
             compiler.compile_str(
                 text, output_file=str(destination / MAIN_FILE), extra_args=[*_FLAGS, *cpu], strip_source_map=True
@@ -67,8 +69,7 @@ def from_onnx(source: Package, destination: Path, options: StepOptions) -> Made:
             raise ExportError(f"IREE cannot compile {source.id}: {_reason(str(error), 1)}") from error
     remember_compiled(destination / MAIN_FILE)
     # Where the backend looks for it: a module has no names.
-    place_of = destination / table.load("runoff.backends.iree:SIGNATURE_FILE")
-    place_of.write_bytes(msgspec.json.encode(signature))
+    (destination / "signature.json").write_bytes(msgspec.json.encode(signature))
     requires = {
         "iree": table.load("runoff.backends.iree:iree_version")(),
         "machine": platform.machine(),
@@ -117,8 +118,11 @@ def _renamed(imported: Path, entry: str) -> str:
 
 def _reason(said: str, code: int) -> str:
     """The first line that tells of an error, without the place in a file that is gone."""
-    lines: list[Any] = [line.strip() for line in said.splitlines() if line.strip()]
-    told = next((line for line in lines if "error:" in line), None) or next(
-        (line for line in reversed(lines) if "Error" in line), lines[-1] if lines else f"code {code}"
-    )
-    return str(told).partition("error:")[2].strip()[:300] or str(told)[:300]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    found = next((line.partition("error:")[2].strip() for line in lines if "error:" in line), None)
+    if found:
+        return found[:300]
+    crashed = re.search(r"Error code: -(\d+)", said)
+    if crashed:
+        return f"the compiler ended by signal {crashed[1]}"
+    return next((line for line in reversed(lines) if "Error" in line), f"code {code}")[:300]
