@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from meta.repository import PACKAGE, ROOT, Module, modules, pyproject, relative
+from runoff.environment.libraries import LIBRARIES, TOOLS
 
 MAX_FILE_LINES = 399
 MAX_FUNCTION_LINES = 59
