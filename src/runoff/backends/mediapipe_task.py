@@ -6,6 +6,7 @@ MediaPipe's `metadata_schema.fbs`, TFLite's `schema.fbs`, and the names that its
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def _read_archive(path: Path, content: bytes) -> TaskFile:
             # MediaPipe maps the members where they lie; a compressed one could also be far larger than the file.
             if info.compress_type != zipfile.ZIP_STORED:
                 raise FormatMismatch(f"{path} holds {info.filename} compressed, and MediaPipe takes it stored only")
+        if sum(info.file_size for info in members.values()) > len(content):
+            raise _damaged(path, "its members are larger than the file")
         networks = {name: archive.read(info) for name, info in members.items()}
     if len(networks) == 1:
         return _read_network(path, next(iter(networks.values())))
@@ -214,8 +217,6 @@ def _labels(path: Path, content: bytes, about: Any) -> tuple[str, ...]:
     name = next((_text(file.name) for file in files if file.type in kinds), None)
     if name is None:
         return ()
-    import io
-
     with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open(name) as file:
         data = file.read(_MAX_LABELS_BYTES + 1)
     if len(data) > _MAX_LABELS_BYTES:
