@@ -84,7 +84,7 @@ class AutoModel:
             contract=contract,
         )
         backend_options = _check_options(options or {})
-        folder = find_folder(model, source)
+        folder = find_folder(model, source, wish.backends)
         decision = decide_for(folder, wish, _environment())
         return _open_best(known_folder(folder), decision, backend_options)
 

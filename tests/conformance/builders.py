@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Net:
                 arrays[spec.name] = generator.integers(0, limit, shape)
                 if spec.name == "attention_mask":
                     arrays[spec.name][:, :2] = 1
+            elif spec.dtype is DType.UINT8:
+                arrays[spec.name] = generator.integers(0, 256, shape, np.uint8)
             else:
                 arrays[spec.name] = generator.standard_normal(shape, np.float32)
         return arrays
@@ -114,6 +117,13 @@ NETS = {
             ),
             limit=20,
         ),
+        Net(
+            "picture",
+            tiny_nets.PictureNet,
+            Signature(
+                (TensorSpec("image", DType.UINT8, ("batch", "height", "width", 3)),), (_fp32("embedding", "batch", 4),)
+            ),
+        ),
         Net("bert", _bert, Signature(_TEXT, (_fp32("logits", "batch", 3),)), limit=30),
         Net(
             "vit",
@@ -143,7 +153,7 @@ def build(root: Path, net: Net, form: str) -> Package:
         _WRITERS[format_id](folder, net, Precision(precision or "fp32"))
     if format_id == "safetensors":
         requires = {"module": f"fakes.tiny_nets:{type(net.module()).__name__}", "kwargs": {}}
-    first = {"hf": "config.json", "openvino": "model.xml", "ncnn": "model.param"}.get(format_id)
+    first = {"hf": "config.json", "openvino": "model.xml", "ncnn": "model.param", "iree": "model.vmfb"}.get(format_id)
     backend = table.backends_for(format_id)[0].id
     files = describe_tree(root, folder, first)
     entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)
@@ -191,6 +201,21 @@ def _write_safetensors(folder: Path, net: Net, precision: Precision) -> None:
     from safetensors.torch import save_file
 
     save_file(net.module().state_dict(), folder / "model.safetensors")
+
+
+def _write_iree(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.iree:from_onnx", folder, net, precision, "onnx")
+
+
+def _write_mediapipe(folder: Path, net: Net, precision: Precision) -> None:
+    from fakes import task_files
+
+    features = net.module().get_submodule("features")
+    with worker() as child:
+        network = task_files.network(child, folder / "network", features, 1, *[task_files.SIZE] * 2, 3)
+    shutil.rmtree(folder / "network")
+    graph = task_files.image_graph([task_files.tensor("features")])
+    (folder / "model.task").write_bytes(task_files.with_metadata(network, graph))
 
 
 def _write_onnx(folder: Path, net: Net, precision: Precision) -> None:
@@ -249,6 +274,8 @@ def _step(target: str, folder: Path, net: Net, precision: Precision, start: str 
 
 _WRITERS = {
     "aoti": _write_aoti,
+    "iree": _write_iree,
+    "mediapipe": _write_mediapipe,
     "ncnn": _write_ncnn,
     "onnx-fused": _write_fused,
     "torchscript": _write_torchscript,

@@ -17,6 +17,7 @@ import pytest
 from conformance.builders import NETS, Net, build
 from runoff.backends import table
 from runoff.backends.protocol import PrecisionHint, Session, SessionOptions
+from runoff.environment.libraries import is_importable
 from runoff.errors import InputError, RunoffError, RuntimeLoadError, SessionClosed, UnknownName
 from runoff.models.arrays import Array, numpy_dtype
 from runoff.models.folder import Package
@@ -25,7 +26,7 @@ from runoff.types import Device, DType, Precision, Signature, TensorSpec
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 4e-2, "int8": 4e-2}
 """Largest error over the largest magnitude of the output, about four roundings of the precision."""
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "transformers", "litert", "executorch", "ncnn")
+RUNTIMES = ("torch", "onnxruntime", "openvino", "transformers", "litert", "executorch", "ncnn", "iree", "mediapipe")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def _cases() -> Iterator[Case]:
         yield Case("onnx", "onnx/fp16", net)
         yield Case("torch", "torchscript", net)
         yield Case("ncnn", "ncnn", net)
+    for net in ("mlp", "conv", "pooler", "vit"):
+        yield Case("iree", "iree", net)
+    yield Case("mediapipe", "mediapipe", "picture")
     yield Case("torch", "aoti", "conv")
     yield Case("torch", "aoti/bf16", "pooler")
     yield Case("torch", "torch-export", "pooler", Precision.FP16)
@@ -88,6 +92,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=list(_cases()), ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
+    row = table.row(request.param.backend)
+    if row.library is not None and not is_importable(row.library):
+        pytest.skip(f"{row.title} is not installed: pip install 'runoff[{row.extra}]'")
     return request.param
 
 
@@ -262,8 +269,9 @@ def test_facts_say_what_runs(session: Session, case: Case) -> None:
 def test_threads_are_those_asked_for(
     session: Session, case: Case, package: Package, net: Net, num_threads: int
 ) -> None:
-    if case.backend == "executorch" and num_threads != session.facts["threads"]:
-        with pytest.raises(RuntimeLoadError, match="one thread pool"):
+    only = {"executorch": "one thread pool", "mediapipe": "on one thread"}.get(case.backend)
+    if only is not None and num_threads != session.facts["threads"]:
+        with pytest.raises(RuntimeLoadError, match=only):
             table.backend(case.backend).open(package, case.session_options(num_threads))
         return
     opened = table.backend(case.backend).open(package, case.session_options(num_threads))

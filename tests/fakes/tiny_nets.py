@@ -31,6 +31,29 @@ class ConvNet(nn.Module):
         return {"logits": self.head(features), "features": features}
 
 
+class Features(nn.Module):
+    """image: fp32[batch, height, width, 3] -> fp32[batch, 4], whatever the size of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.convolution(image.permute(0, 3, 1, 2))).mean((2, 3)))
+
+
+class PictureNet(nn.Module):
+    """image: uint8[batch, height, width, 3] -> embedding: fp32[batch, 4]; the pixels are scaled inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = Features()
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"embedding": self.features((image.float() - 127.5) / 127.5)}
+
+
 class Pooler(nn.Module):
     """ids: int64[batch, 6], weights: fp32[batch, 6] -> scores: fp32[batch, 5], total: int64[batch].
 

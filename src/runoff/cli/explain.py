@@ -37,7 +37,7 @@ def explain(
         num_threads=threads,
         objective=objective,
     )
-    decision = decide_for(find_folder(model), wish, describe_environment())
+    decision = decide_for(find_folder(model, None, wish.backends), wish, describe_environment())
     if as_json:
         print_json(msgspec.to_builtins(decision))
     else:

@@ -60,8 +60,10 @@ LIBRARIES: tuple[Library, ...] = (
     ),
     Library("openvino", "OpenVINO", ("openvino",), "openvino", "openvino"),
     Library("ai_edge_litert", "LiteRT", ("ai-edge-litert",), "ai_edge_litert", "litert"),
+    Library("mediapipe", "MediaPipe Tasks", ("mediapipe",), "mediapipe", "mediapipe"),
     Library("executorch", "ExecuTorch", ("executorch",), "executorch", "executorch"),
     Library("ncnn", "ncnn", ("ncnn",), "ncnn", "ncnn"),
+    Library("iree", "IREE", ("iree-base-runtime",), "iree.runtime", "iree"),
     Library("coremltools", "Core ML Tools", ("coremltools",), "coremltools", "coreml", platforms=("darwin",)),
     Library(
         "tensorrt",
@@ -79,6 +81,7 @@ TOOLS: tuple[Library, ...] = (
     Library("onnx", "ONNX", ("onnx",), "onnx", "export"),
     Library("litert_torch", "LiteRT Torch", ("litert-torch",), "litert_torch", "litert-export"),
     Library("ai_edge_quantizer", "AI Edge Quantizer", ("ai-edge-quantizer",), "ai_edge_quantizer", "litert-export"),
+    Library("iree_compiler", "IREE compiler", ("iree-base-compiler",), "iree.compiler", "iree"),
     Library("onnxscript", "ONNX Script", ("onnxscript",), "onnxscript", "export"),
     Library("nncf", "NNCF", ("nncf",), "nncf", "quant"),
     Library("safetensors", "Safetensors", ("safetensors",), "safetensors", "torch", cpu_extra="torch-cpu"),

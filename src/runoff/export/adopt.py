@@ -1,4 +1,4 @@
-"""A bare model becomes a model folder: `.onnx`, `.pt2`, `.xml` with its `.bin`, or a Hugging Face folder.
+"""A bare model becomes a model folder: `.onnx`, `.pt2`, `.xml` with its `.bin`, `.task`, or a Hugging Face folder.
 
 Knows no runtime: an isolated process reads the signature and computes the golden pair. Files are hard-linked
 where the file system can. The same content leads to the same folder, and to no work the second time.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from runoff.models.manifest import (
     MANIFEST_NAME,
     SCHEMA,
     Batch,
+    FileEntry,
     Golden,
     MadeBy,
     Manifest,
@@ -54,6 +55,8 @@ _SCHEME = "adopted-1"
 """Part of every digest: raise it when the same files would give another folder."""
 _PLACE = "packages/source"
 _OTHER_WEIGHTS = re.compile(r".*\.(?:bin|h5|msgpack|ot|onnx|onnx_data|tflite|gguf|pt|pth|ckpt|mlmodel)")
+_READ_AS = {("litert", "mediapipe"): "mediapipe"}
+"""A format and the backend asked for first, and what the file is then: a network with metadata is also a task."""
 _HF_PRECISIONS = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
 
 
@@ -66,13 +69,16 @@ class _Stamp(msgspec.Struct, frozen=True):
     sha256: str
 
 
-def adopt(path: Path, *, name: str | None = None, into: Path | None = None) -> ModelFolder:
+def adopt(
+    path: Path, *, name: str | None = None, into: Path | None = None, backends: Sequence[str] = ()
+) -> ModelFolder:
     """Make a model folder of a bare model; a model folder is answered as it is.
 
     Args:
         path: a file or a Hugging Face folder.
         name: the model's name; the file's or folder's name unless given.
         into: where the model folder is made; in the user cache unless given.
+        backends: the ids of those asked for; they decide where one file is of two formats.
 
     Raises:
         ModelNotFound, FormatMismatch: nothing is there, or it is not what its name says.
@@ -82,6 +88,7 @@ def adopt(path: Path, *, name: str | None = None, into: Path | None = None) -> M
     if (path / MANIFEST_NAME).is_file():
         return read_folder(path)
     format_id = detect_format(path)
+    format_id = _READ_AS.get((format_id, backends[0]), format_id) if backends else format_id
     if format_id == "safetensors":
         raise ModelError(
             f"{path} holds weights without a network", hint="runoff.package(module, inputs, folder) takes an nn.Module"
@@ -154,7 +161,7 @@ def _files(path: Path, format_id: str) -> Iterator[str]:
     yield path.name
     if format_id in ("openvino", "ncnn"):
         yield path.with_suffix(".bin").name
-    if format_id == "ncnn" and (path.parent / "signature.json").is_file():
+    if format_id in ("ncnn", "iree") and (path.parent / "signature.json").is_file():
         yield "signature.json"
     if format_id == "trt" and path.with_suffix(".json").is_file():
         yield path.with_suffix(".json").name
@@ -244,14 +251,27 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
         batch=_batch(signature),
         made_by=MadeBy("adopted", versions={"golden inputs": describe_samples(GOLDEN_SEED)}),
     )
+    facts = answer["facts"]
     return Manifest(
         schema=SCHEMA,
         name=name,
         reference=entry.id,
         signature=signature,
         packages=(entry,),
+        task=facts.get("task"),
+        preprocess=facts.get("preprocess", {}),
+        labels=_write_labels(aside, facts.get("labels", ())),
         golden=Golden(*(describe_file(aside, path) for path in golden)) if answer["golden"] else None,
     )
+
+
+def _write_labels(root: Path, names: Sequence[str]) -> FileEntry | None:
+    """The class names as the manifest's file of labels; None where there are none, or one of them is empty."""
+    lines = [name.strip() for name in names]
+    if not lines or not all(lines):
+        return None
+    (root / "labels.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return describe_file(root, "labels.txt")
 
 
 def _backend(format_id: str) -> str:

@@ -27,6 +27,7 @@ ONNX_FUSED = "onnx-fused"
 NCNN = "ncnn"
 MLPACKAGE = "mlpackage"
 TRT = "trt"
+IREE = "iree"
 
 
 def state_name(state: State) -> str:
@@ -153,6 +154,9 @@ STEPS: tuple[Step, ...] = (
             6,
         )
         for precision in (_FP32, Precision.INT8)
+    ),
+    Step(
+        ONNX, _FP32, IREE, _FP32, "runoff.export.iree:from_onnx", ("iree.compiler", "iree.runtime", "onnx"), "iree", 5
     ),
     Step(TORCH_EXPORT, _FP32, NCNN, _FP32, "runoff.export.ncnn:from_torch_export", ("torch", "pnnx"), "ncnn", 4),
     *(

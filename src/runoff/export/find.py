@@ -5,6 +5,7 @@ Knows sources and how bare files become folders; knows no runtime (bare files ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from runoff.export.adopt import adopt
@@ -14,8 +15,13 @@ from runoff.models.manifest import MANIFEST_NAME
 from runoff.models.sources import SourceOptions, find_source
 
 
-def find_folder(model: str | Path, options: SourceOptions | None = None) -> ModelFolder:
+def find_folder(model: str | Path, options: SourceOptions | None = None, backends: Sequence[str] = ()) -> ModelFolder:
     """The model folder of what the user named; a bare file or a Hugging Face folder is adopted into the cache.
+
+    Args:
+        model: see `find_source`.
+        options: see `SourceOptions`.
+        backends: see `adopt`.
 
     Raises:
         ModelNotFound, SourceError: see `find_source`.
@@ -23,7 +29,7 @@ def find_folder(model: str | Path, options: SourceOptions | None = None) -> Mode
     """
     found = find_source(model, options or SourceOptions())
     if not (found.path / MANIFEST_NAME).is_file():
-        return adopt(found.path)
+        return adopt(found.path, backends=backends)
     return read_folder(found.path)
 
 

@@ -66,9 +66,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target("litert", "LiteRT", "Google", "backend", "litert", "run", _export("litert"), "static shapes; CPU"),
     Target("coral", "Coral Edge TPU", "Google", "backend", "litert", "never", None, "a delegate of LiteRT; int8 only"),
-    Target(
-        "mediapipe", "MediaPipe Tasks", "Google", "export", "litert", "never", _export("litert"), "wants metadata added"
-    ),
+    Target("mediapipe", "MediaPipe Tasks", "Google", "backend", "mediapipe", "run", None, "opens task files; CPU"),
     Target(
         "executorch", "ExecuTorch", "Meta", "backend", "executorch", "run", _export("executorch"), "static shapes; CPU"
     ),
@@ -99,8 +97,8 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target("webgpu", "WebGPU", "browsers", "execution provider", "WebGpuExecutionProvider", "never"),
     Target("tfjs", "TensorFlow.js", "browsers", "not at all", "", "never"),
-    Target("iree", "IREE", "any", "plug-in", "", "never", None, "compiled modules"),
-    Target("tvm", "Apache TVM", "any", "plug-in", "", "never", None, "compiled modules"),
+    Target("iree", "IREE", "any", "backend", "iree", "run", _export("iree"), "machine code; CPU"),
+    Target("tvm", "Apache TVM", "any", "plug-in", "", "never", None, "tried; too slow untuned, see docs/LOG.md"),
 )
 
 

@@ -34,6 +34,8 @@ _STORED_PRECISION = {
     "litert": "runoff.export.litert:stored_precision",
     "trt": "runoff.backends.engine:stored_precision",
 }
+_FACTS = {"mediapipe": "runoff.backends.mediapipe_task:task_facts"}
+"""Formats whose files say more of a model than its signature: task, preprocess, labels, precision."""
 _INTEGERS = {DType.INT64, DType.INT32, DType.INT16, DType.INT8, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64}
 
 
@@ -114,13 +116,17 @@ def inspect(
         golden: the paths to write inputs and outputs to.
 
     Returns:
-        the signature, the precision of the weights or None, and whether the golden pair was written.
+        the signature, the precision of the weights or None, whether the golden pair was written, and what else the
+        file says of the model.
     """
     bare = _package(package)
     backend = table.backend(bare.entry.backend)
     path = bare.folder if bare.entry.format == "hf" else bare.main_file
     signature = backend.read_signature(bare.entry.format, path)
-    whole = Package(bare.root, bare.entry, signature)
+    facts = table.load(_FACTS[bare.entry.format])(path) if bare.entry.format in _FACTS else {}
+    own = Precision(facts["precision"]) if "precision" in facts else None
+    entry = bare.entry if own is None else msgspec.structs.replace(bare.entry, precision=own)
+    whole = Package(bare.root, entry, signature)
     session = backend.open(whole, _session_options(whole))
     try:
         pair = _golden(session, signature, rows, seed, limits)
@@ -131,8 +137,9 @@ def inspect(
         write_npz(Path(golden[1]), pair[1])
     return {
         "signature": msgspec.to_builtins(signature),
-        "precision": _stored_precision(bare),
+        "precision": own or _stored_precision(bare),
         "golden": pair is not None,
+        "facts": facts,
     }
 
 

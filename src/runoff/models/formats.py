@@ -260,6 +260,31 @@ def _magic(what: str, offset: int, magic: bytes) -> Callable[[Path, int], str]:
     return check
 
 
+def _check_vmfb(path: Path, _: int) -> str:
+    if "module.fb" not in _zip_names(path, "an IREE module"):
+        raise _mismatch(path, "an IREE module", "a zip archive without module.fb")
+    return "iree"
+
+
+_ZIP = b"PK\x03\x04"
+
+
+def _check_task(path: Path, size: int) -> str:
+    """A MediaPipe task: one network, or a zip archive of networks."""
+    with path.open("rb") as file:
+        head = file.read(len(_ZIP))
+    if head != _ZIP:
+        return _check_flatbuffer("MediaPipe task", "mediapipe", b"TFL3")(path, size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+        raise _mismatch(path, "a MediaPipe task", "a zip archive that is truncated or damaged") from error
+    if not any(name.endswith(".tflite") for name in names):
+        raise _mismatch(path, "a MediaPipe task", "a zip archive without a .tflite file at its top")
+    return "mediapipe"
+
+
 def _check_engine(path: Path, _: int) -> str:
     """Only what is plainly something else is refused: TensorRT does not document how its files begin."""
     other = _looks_like(path)
@@ -281,6 +306,8 @@ _CHECKS: dict[str, Callable[[Path, int], str]] = {
     ".pt": _check_torch_pt,
     ".pth": _check_torch_pt,
     ".tflite": _check_flatbuffer("LiteRT", "litert", b"TFL3"),
+    ".task": _check_task,
+    ".vmfb": _check_vmfb,
     ".pte": _check_flatbuffer("ExecuTorch", "executorch", b"ET12"),
     ".gguf": _magic("GGUF", 0, b"GGUF"),
     ".engine": _check_engine,

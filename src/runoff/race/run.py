@@ -15,6 +15,7 @@ import msgspec
 
 from runoff import settings as runoff_settings
 from runoff.backends import table
+from runoff.backends.row import BackendRow
 from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import RaceError
 from runoff.models.folder import ModelFolder, folder_lock, read_folder, update_package
@@ -268,19 +269,26 @@ def _without(options: RaceOptions, unmade: Mapping[str, str]) -> RaceOptions:
 
 def _candidates(folder: ModelFolder, environment: Environment, options: RaceOptions) -> list[Candidate]:
     """Candidates whose library is installed; the others are known to `decide` as rejected."""
-    backends = options.backends
     rows = table.rows()
+    reference = folder.manifest.reference
     usable = [
         entry
         for entry in folder.manifest.packages
         if entry.backend in rows
-        and (backends is None or entry.backend in backends)
+        and _takes_part(rows[entry.backend], options, is_reference=entry.id == reference)
         and _is_installed(rows[entry.backend].library, environment)
         and (entry.batch == "dynamic" or entry.batch in options.batches)
     ]
     found = list_candidates(usable, _threads(environment, options), options.device, options.candidates)
     wanted = options.precisions
     return [candidate for candidate in found if wanted is None or _runs_at(candidate) & set(wanted)]
+
+
+def _takes_part(row: BackendRow, options: RaceOptions, *, is_reference: bool) -> bool:
+    """Whether a backend's packages are entered: it was named, or one of its packages, or it need not be."""
+    if options.backends is not None:
+        return row.id in options.backends
+    return not row.opt_in or is_reference or options.candidates is not None
 
 
 def _runs_at(candidate: Candidate) -> set[Precision]:

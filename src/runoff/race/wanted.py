@@ -91,7 +91,7 @@ def _named(folder: ModelFolder, options: RaceOptions) -> Iterator[Wanted]:
 
 
 def _competes(row: BackendRow, options: RaceOptions) -> bool:
-    return not options.backends or row.id in options.backends
+    return row.id in options.backends if options.backends else not row.opt_in
 
 
 def _missing_batches(folder: ModelFolder, row: BackendRow, batches: Sequence[int]) -> list[int | None]:

@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 512 * 2**20
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 """One image, (H, W, C) with C 1 (gray) or 3 (red, green, blue); uint8, or float32 from 16-bit sources."""
 
-_FLOATS = (DType.FP32, DType.FP16, DType.BF16)
+_TAKEN = (DType.FP32, DType.FP16, DType.BF16, DType.UINT8)
 # ITU-R BT.601, as JPEG and OpenCV weigh red, green and blue.
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -118,7 +118,7 @@ class ImageInput:
             isinstance(theirs, str) or isinstance(ours, str) or ours == theirs
             for ours, theirs in zip(shape, spec.shape, strict=True)
         )
-        if not fits or spec.dtype not in _FLOATS:
+        if not fits or spec.dtype not in _TAKEN:
             made = f"fp32[{', '.join(map(str, shape))}]"
             raise ManifestInvalid(f"the manifest's preprocess makes images into {made}, the model takes {spec}")
         self._options = options
@@ -130,7 +130,8 @@ class ImageInput:
         return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 4)
 
     def prepare(self, value: object) -> Array:
-        """The tensor of one image or of several: (N, C, H, W) or (N, H, W, C), in the input's float dtype.
+        """The tensor of one image or of several: (N, C, H, W) or (N, H, W, C), in the input's dtype;
+        for bytes rounded, and cut off at 0 and 255.
 
         Args:
             value: an image, or a list or a rank-4 array of them. An image is a path, the bytes of a file, an array
@@ -163,6 +164,8 @@ class ImageInput:
         tensor = (pixels * np.float32(options.scale) - mean) / std
         if options.layout == "NCHW":
             tensor = tensor.transpose(2, 0, 1)
+        if self._dtype == np.uint8:
+            tensor = np.clip(np.rint(tensor), 0, 255)
         return np.ascontiguousarray(tensor, dtype=self._dtype)
 
 

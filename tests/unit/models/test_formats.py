@@ -28,6 +28,9 @@ def _write(folder: Path, name: str, content: bytes) -> Path:
         ("m.pt2", zip_bytes({"serialized_exported_program.json": b"{}", "version": b"8"}), "torch-export"),
         ("m.safetensors", safetensors_bytes(), "safetensors"),
         ("m.safetensors", safetensors_bytes(b""), "safetensors"),
+        ("m.task", zip_bytes({"face_detector.tflite": b"x"}), "mediapipe"),
+        ("m.task", b"\x1c\0\0\0TFL3" + bytes(64), "mediapipe"),
+        ("m.vmfb", zip_bytes({"module.fb": b"x"}), "iree"),
     ],
 )
 def test_format_is_detected_when_name_and_content_agree(tmp_path, name, content, expected):
@@ -148,6 +151,21 @@ def test_flatbuffer_of_another_version_or_cut_short_is_refused(tmp_path, name, c
 )
 def test_archives_of_torch_are_told_apart_by_what_is_in_them(tmp_path, name, members, format_id):
     assert detect_format(_write(tmp_path, name, zip_bytes(dict.fromkeys(members, b"x")))) == format_id
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("m.task", zip_bytes({"readme.txt": b"x"}), r"without a \.tflite file"),
+        ("m.task", zip_bytes({"a.tflite": b"x"})[:-8], "truncated or damaged"),
+        ("m.task", b"\x1c\0\0\0TFL3", "truncated"),
+        ("m.vmfb", zip_bytes({"module.bin": b"x"}), r"without module\.fb"),
+        ("m.vmfb", zip_bytes({"module.fb": b"x"})[:-8], "is not an IREE module"),
+    ],
+)
+def test_archive_of_networks_or_code_is_refused_when_it_holds_none(tmp_path, name, content, why):
+    with pytest.raises(FormatMismatch, match=why):
+        detect_format(_write(tmp_path, name, content))
 
 
 def test_core_ml_folder_is_known_by_its_manifest(tmp_path):

@@ -14,6 +14,7 @@ from runoff.models.folder import ModelFolder, add_package, update_package
 from runoff.models.staging import staging
 from runoff.race.make import make_packages
 from runoff.race.options import RaceOptions, silent
+from runoff.race.wanted import list_wanted
 from runoff.race.wanted import package_of as named_package
 
 
@@ -61,6 +62,13 @@ def test_backend_of_another_platform_says_where_it_runs(tmp_path: Path) -> None:
     unmade = make_packages(make_folder(tmp_path / "m"), race_facts.environment(), options, silent)[1]
     expected = "Core ML is not installed" if sys.platform == "darwin" else "Core ML runs on macOS only"
     assert unmade == {"coreml-fp32": expected}
+
+
+def test_opt_in_backend_is_made_for_only_when_it_or_a_package_of_it_is_named(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "m")
+    named = (RaceOptions(), RaceOptions(backends=("iree",)), RaceOptions(candidates=("iree-fp32@1",)))
+    made = [{wanted.package_id for wanted in list_wanted(folder, options)} for options in named]
+    assert ["iree-fp32" in ids for ids in made] == [False, True, True]
 
 
 def test_package_of_a_candidate_keeps_its_batch() -> None:
