@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import re
 import urllib.parse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runoff import settings
 from runoff.errors import DigestMismatch, InputError, ModelNotFound
-from runoff.models import cache
 from runoff.models.folder import read_folder
 from runoff.models.formats import detect_format
 from runoff.models.hub import fetch_from_hub, parse_hub_id
-from runoff.models.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from runoff.models.manifest import MANIFEST_NAME, FileEntry, parse_manifest
+from runoff.models.partial import ChooseFiles, partial_folder
 from runoff.models.providers import fetch_from_provider, parse_reference
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class SourceOptions:
         refresh: ask a registered source again for what it gave before.
         attempts: connections in a row that may fail without a byte gained.
         on_progress: called while a URL is fetched, see `DownloadOptions`.
+        files: which files of a model folder elsewhere are fetched; None means all.
+        registry: the folder that plain names are looked up in; None leaves it to `RUNOFF_REGISTRY`.
     """
 
     revision: str | None = None
@@ -47,6 +50,12 @@ class SourceOptions:
     refresh: bool = False
     attempts: int = 4
     on_progress: Progress | None = None
+    files: ChooseFiles | None = None
+    registry: Path | None = None
+
+    def is_offline(self) -> bool:
+        """Whether nothing may be fetched."""
+        return settings.offline() if self.offline is None else self.offline
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,7 @@ def find_source(model: str | Path, options: SourceOptions | None = None) -> Foun
         )
     wanted = options or SourceOptions()
     text = str(model)
-    offline = settings.offline() if wanted.offline is None else wanted.offline
-    found = _find(text, wanted, offline=offline)
+    found = _find(text, wanted, offline=wanted.is_offline())
     if not is_model_folder(found.path):
         detect_format(found.path)
     else:
@@ -113,7 +121,7 @@ def _find(text: str, options: SourceOptions, *, offline: bool) -> Found:
         _refuse(options.sha256 is not None, "a digest", text)
         repo_id, revision = hub_id
         revision = options.revision or revision
-        path = fetch_from_hub(repo_id, revision, offline=offline)
+        path = fetch_from_hub(repo_id, revision, offline=offline, choose=options.files)
         return Found(path, "hub", f"{repo_id}@{revision}" if revision else repo_id)
     raise ModelNotFound(
         f"there is no model {text!r}: no such file or folder, and it is no URL and no hub id",
@@ -164,26 +172,20 @@ def _from_url(url: str, options: SourceOptions, *, offline: bool) -> Found:
     )
     path = download(url, wanted)
     if path.name == MANIFEST_NAME:
-        path = _folder_from_url(url, path.read_bytes(), wanted)
+        path = _folder_from_url(url, path.read_bytes(), wanted, options.files)
     return Found(path, "url", shown_url(url))
 
 
-def _folder_from_url(url: str, manifest_bytes: bytes, options: DownloadOptions) -> Path:
+def _folder_from_url(url: str, data: bytes, options: DownloadOptions, choose: ChooseFiles | None) -> Path:
     """The model folder whose manifest lies at a URL; its files lie beside it, as in any other model folder."""
     from runoff.models.download import download, shown_url
 
-    manifest = parse_manifest(manifest_bytes, shown_url(url))
-
-    def fill(aside: Path) -> Manifest:
-        for entry in manifest.files():
-            target = aside / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
+    def fetch(entries: Sequence[FileEntry]) -> Iterator[tuple[FileEntry, Path]]:
+        for entry in entries:
             address = urllib.parse.urljoin(url, urllib.parse.quote(entry.path))
-            cache.link_or_copy(download(address, replace(options, sha256=entry.sha256)), target)
-        return manifest
+            yield entry, download(address, replace(options, sha256=entry.sha256))
 
-    key = hashlib.sha256(b"url " + url.encode() + b"\0" + manifest_bytes).hexdigest()
-    return cache.make_once(cache.adopted_folder(key), fill).root
+    return partial_folder(f"url {url}", parse_manifest(data, shown_url(url)), data, choose, fetch)
 
 
 def _checked_digest(text: str) -> str:

@@ -138,6 +138,21 @@ def outside_contract(entrant: Entrant, record: Record, reference: str, contract:
     return f"outside its contract: {outside}" if outside else None
 
 
+def why_absent(row: BackendRow, environment: Environment) -> tuple[str, str | None] | None:
+    """Why a backend cannot run on this machine, and what would change it; None when it can."""
+    if row.library is None:
+        return None
+    elsewhere = wrong_platform(row)
+    if elsewhere is not None:
+        return elsewhere, None
+    library = environment.libraries.get(row.library)
+    if library is None or library.version is None:
+        return f"{row.title} is not installed", library.install if library else None
+    if library.problem:
+        return f"{row.title} {library.version} cannot be used: {library.problem}", library.install
+    return None
+
+
 def _is_current(entrant: Entrant, manifest: Manifest) -> bool:
     entry = manifest.package(entrant.candidate.package_id)
     return entry is not None and package_sha256(entry) == entrant.package_sha256
@@ -188,7 +203,7 @@ class _Filter:
             return Rejection(candidate.id, f"no backend {candidate.backend!r} in this installation", hint)
         found = (
             self._wished(candidate, row, entrant)
-            or self._installed(row)
+            or why_absent(row, self._environment)
             or self._static(candidate, entry, row)
             or (self._measured(entrant, self._record) if entrant and self._record else self._unmeasured(entry))
         )
@@ -205,19 +220,6 @@ class _Filter:
             threads = f"{candidate.num_threads} thread" + ("" if candidate.num_threads == 1 else "s")
             hint = f"runoff race --threads {wish.num_threads}"
             return f"raced with {threads}, {wish.num_threads} asked for", hint
-        return None
-
-    def _installed(self, row: BackendRow) -> _Why | None:
-        if row.library is None:
-            return None
-        elsewhere = wrong_platform(row)
-        if elsewhere is not None:
-            return elsewhere, None
-        library = self._environment.libraries.get(row.library)
-        if library is None or library.version is None:
-            return f"{row.title} is not installed", library.install if library else None
-        if library.problem:
-            return f"{row.title} {library.version} cannot be used: {library.problem}", library.install
         return None
 
     def _static(self, candidate: Candidate, entry: PackageEntry, row: BackendRow) -> _Why | None:
