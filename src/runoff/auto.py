@@ -60,7 +60,8 @@ class AutoModel:
         """Open a model: the measured winner where it was raced here, else the documented order's first.
 
         Args:
-            model: a model folder, a bare file, a Hugging Face folder, a hub id, a URL or a provider's reference.
+            model: a model folder, a bare file, a Hugging Face folder, an archive of one of these, a hub id, a URL, a
+                name in the registry or a provider's reference.
             backend: one backend or an ordered list, such as `"onnx"` or `["torch", "onnx"]`; obeyed or refused.
             precision: one precision or an ordered list, such as `"fp32"`; obeyed or refused.
             device: `cpu`, `cuda`, `cuda:1`, `gpu`, `npu`, `mps`; the CPU unless told.

@@ -1,4 +1,4 @@
-"""Where a model comes from: a path, a URL, a registered source or the hub, told apart in that order.
+"""Where a model comes from: a path, a URL, a registered source, a registry or the hub, told apart in that order.
 
 Answers a path on this machine. Knows what a model looks like from outside; opens none and converts none.
 """
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from runoff import settings
 from runoff.errors import DigestMismatch, InputError, ModelNotFound
+from runoff.models.archive import is_archive, unpacked
 from runoff.models.folder import read_folder
 from runoff.models.formats import detect_format
 from runoff.models.hub import fetch_from_hub, parse_hub_id
 from runoff.models.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from runoff.models.partial import ChooseFiles, partial_folder
 from runoff.models.providers import fetch_from_provider, parse_reference
+from runoff.models.registry import find_version, is_reference
 
 if TYPE_CHECKING:
     from runoff.models.download import DownloadOptions, Progress
@@ -64,7 +66,7 @@ class Found:
 
     Attributes:
         path: a model folder, a Hugging Face folder or a bare file.
-        kind: `folder`, `file`, `hub`, `url`, or the scheme of a registered source.
+        kind: `folder`, `file`, `registry`, `hub`, `url`, or the scheme of a registered source.
         origin: where it came from, without credentials.
     """
 
@@ -83,6 +85,7 @@ def find_source(model: str | Path, options: SourceOptions | None = None) -> Foun
         FormatMismatch, ManifestInvalid, PathEscapes: what is there is no model.
         DigestMismatch: a file has another digest than was asked for.
         SourceError: it could not be fetched.
+        UnknownName: the registry has no such name, or no plug-in such a scheme.
         InputError: an option that does not apply to this kind of source, or something that is no name at all.
     """
     if not isinstance(model, str | Path):
@@ -93,6 +96,8 @@ def find_source(model: str | Path, options: SourceOptions | None = None) -> Foun
     wanted = options or SourceOptions()
     text = str(model)
     found = _find(text, wanted, offline=wanted.is_offline())
+    if is_archive(found.path):
+        found = replace(found, path=unpacked(found.path))
     if not is_model_folder(found.path):
         detect_format(found.path)
     else:
@@ -117,6 +122,11 @@ def _find(text: str, options: SourceOptions, *, offline: bool) -> Found:
         _refuse(options.sha256 is not None, "a digest", text)
         path = fetch_from_provider(*reference, offline=offline, refresh=options.refresh)
         return Found(path, reference[0], f"{reference[0]}:{reference[1]}")
+    registry = options.registry or settings.registry_folder()
+    if registry is not None and is_reference(text):
+        _refuse(options.revision is not None, "a revision", text)
+        _refuse(options.sha256 is not None, "a digest", text)
+        return Found(find_version(registry, text), "registry", f"{registry}/{text}")
     if hub_id := parse_hub_id(text):
         _refuse(options.sha256 is not None, "a digest", text)
         repo_id, revision = hub_id
@@ -125,7 +135,9 @@ def _find(text: str, options: SourceOptions, *, offline: bool) -> Found:
         return Found(path, "hub", f"{repo_id}@{revision}" if revision else repo_id)
     raise ModelNotFound(
         f"there is no model {text!r}: no such file or folder, and it is no URL and no hub id",
-        hint="a hub id has the form org/name",
+        hint="RUNOFF_REGISTRY names the registry in which plain names are looked up"
+        if is_reference(text)
+        else "a hub id has the form org/name",
     )
 
 
