@@ -6,7 +6,7 @@ Sequences `export/find.py`, `race/decide.py` and `backends/table.py`; every step
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -93,21 +93,12 @@ class AutoModel:
             contract=contract,
         )
         backend_options = _check_options(options or {})
-        source = source or SourceOptions()
-        folder = find_folder(model, replace(source, files=lambda manifest: manifest.files_of(())))
-
-        def fetch(package_id: str) -> None:
-            find_folder(model, replace(source, files=lambda manifest: manifest.files_of((package_id,))))
-
+        fetch = _Fetch(model, source or SourceOptions())
+        folder = fetch.find()
         decision = decide_for(folder, wish, _environment())
-        opened = _open_best(known_folder(folder), decision, backend_options, _Fetch(fetch, source.is_offline()))
-        if not verify:
-            return opened
-        try:
-            opened.verify(wish.contract)
-        except BaseException:
-            opened.close()
-            raise
+        opened = _open_best(known_folder(folder), decision, backend_options, fetch)
+        if verify:
+            _verify(opened, wish.contract)
         return opened
 
     @staticmethod
@@ -164,10 +155,14 @@ def _check_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mappin
 
 @dataclass(frozen=True, slots=True)
 class _Fetch:
-    """How a package that is not here yet is fetched, and whether that is forbidden."""
+    """Where a model comes from, and how a package of it that is not here yet is fetched."""
 
-    call: Callable[[str], None]
-    offline: bool
+    model: str | Path
+    source: SourceOptions
+
+    def find(self, *packages: str) -> ModelFolder:
+        """The model's folder, with at least these packages in it."""
+        return find_folder(self.model, replace(self.source, files=lambda manifest: manifest.files_of(packages)))
 
     def bring(self, package: Package) -> None:
         """Fetch a package that is not here.
@@ -179,11 +174,20 @@ class _Fetch:
         if package.is_here():
             return
         try:
-            self.call(package.id)
+            self.find(package.id)
         except SourceError as error:
-            if not self.offline:
+            if not self.source.is_offline():
                 raise
             raise RuntimeLoadError(f"it was not fetched yet, and this is offline: {error.message}") from error
+
+
+def _verify(opened: Model, contract: Contract) -> None:
+    """The self-check of a model that was just opened; one that fails is closed."""
+    try:
+        opened.verify(contract)
+    except BaseException:
+        opened.close()
+        raise
 
 
 def _open_best(

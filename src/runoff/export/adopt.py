@@ -1,4 +1,4 @@
-"""A bare model becomes a model folder: `.onnx`, `.pt2`, `.xml` with its `.bin`, or a Hugging Face folder.
+"""A bare model becomes a model folder: `.onnx`, `.pt2`, `.xml` with its `.bin`, a Hugging Face folder, `.mlpackage`, ...
 
 Knows no runtime: an isolated process reads the signature and computes the golden pair. Files are hard-linked
 where the file system can. The same content leads to the same folder, and to no work the second time.
@@ -44,6 +44,7 @@ from runoff.models.manifest import (
     PackageEntry,
     check_path,
 )
+from runoff.models.positions import sizes_within
 from runoff.models.samples import batch_dimension, describe_samples
 from runoff.models.staging import name_aside, remove, write_atomically
 from runoff.types import Precision, Signature
@@ -108,7 +109,8 @@ def adopt(path: Path, *, name: str | None = None, into: Path | None = None) -> M
 def _place(path: Path, relative: str) -> str:
     """What a file is called in the package: the main file has one name, so that the same content is the same model."""
     if path.is_dir():
-        return relative
+        # Core ML tells its packages by the ending of their folder.
+        return f"model.mlpackage/{relative}" if path.suffix == ".mlpackage" else relative
     main = {path.name, path.with_suffix(".bin").name} if path.suffix in (".xml", ".param") else {path.name}
     return f"model{Path(relative).suffix}" if relative in main else relative
 
@@ -136,18 +138,15 @@ def _base(path: Path) -> Path:
 
 def _files(path: Path, format_id: str) -> Iterator[str]:
     """The files of a bare model relative to its folder, the main one first."""
-    if format_id == "mlpackage":
-        raise ModelError(
-            f"{path} cannot become a model by itself: Core ML answers on macOS only",
-            hint="start from the model's source, and export it to coreml",
-        )
     if path.is_dir():
-        yield "config.json"
+        main = "Manifest.json" if format_id == "mlpackage" else "config.json"
+        yield main
         for found in sorted(path.rglob("*")):
             relative = found.relative_to(path)
             name = relative.as_posix()
             hidden = any(part.startswith(".") for part in relative.parts)
-            if found.is_file() and not hidden and name != "config.json" and not _OTHER_WEIGHTS.fullmatch(name):
+            belongs = format_id == "mlpackage" or not _OTHER_WEIGHTS.fullmatch(name)
+            if found.is_file() and not hidden and name != main and belongs:
                 yield name
         return
     yield path.name
@@ -227,6 +226,7 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
         "inspect",
         package=plain(Package(aside, entry, Signature((), ()))),
         limits=_limits(config),
+        sizes=sizes_within(config),
         rows=GOLDEN_ROWS,
         seed=GOLDEN_SEED,
         golden=[str(aside / path) for path in golden],

@@ -32,6 +32,7 @@ _STORED_PRECISION = {
     "onnx": "runoff.export.onnx:stored_precision",
     "openvino": "runoff.export.openvino:stored_precision",
     "litert": "runoff.export.litert:stored_precision",
+    "mlpackage": "runoff.export.coreml:stored_precision",
 }
 _INTEGERS = {DType.INT64, DType.INT32, DType.INT16, DType.INT8, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64}
 
@@ -101,13 +102,13 @@ def answer(package: dict[str, Any], inputs: str, outputs: str, batched: list[str
 
 
 def inspect(
-    package: dict[str, Any], limits: dict[str, int], rows: int, seed: int, golden: list[str]
+    package: dict[str, Any], limits: dict[str, int], sizes: dict[str, int], rows: int, seed: int, golden: list[str]
 ) -> Mapping[str, Any]:
-    """Read the signature of a bare package and let it answer generated inputs.
+    """Read the signature of a bare package and let it answer generated inputs where its runtime exists.
 
     Args:
         package: as adopted; its signature is empty.
-        limits: see `generate_inputs`.
+        limits, sizes: see `generate_inputs`.
         rows: rows of the golden pair, where the batch is dynamic.
         seed: seed of the golden inputs.
         golden: the paths to write inputs and outputs to.
@@ -119,12 +120,13 @@ def inspect(
     backend = table.backend(bare.entry.backend)
     path = bare.folder if bare.entry.format == "hf" else bare.main_file
     signature = backend.read_signature(bare.entry.format, path)
-    whole = Package(bare.root, bare.entry, signature)
-    session = backend.open(whole, SessionOptions())
-    try:
-        pair = _golden(session, signature, rows, seed, limits)
-    finally:
-        session.close()
+    pair = None
+    if table.row(bare.entry.backend).runs_on(sys.platform):
+        session = backend.open(Package(bare.root, bare.entry, signature), SessionOptions())
+        try:
+            pair = _golden(session, signature, rows, seed, limits, sizes)
+        finally:
+            session.close()
     if pair is not None:
         write_npz(Path(golden[0]), pair[0])
         write_npz(Path(golden[1]), pair[1])
@@ -155,11 +157,11 @@ def _check_inputs(signature: Signature, inputs: str | None, outputs: str | None)
 
 
 def _golden(
-    session: Session, signature: Signature, rows: int, seed: int, limits: dict[str, int]
+    session: Session, signature: Signature, rows: int, seed: int, limits: dict[str, int], sizes: dict[str, int]
 ) -> tuple[Arrays, Arrays] | None:
     """Generated inputs and the answers to them; None for inputs that cannot be generated."""
     try:
-        inputs = generate_inputs(signature, rows=rows, seed=seed, limits=limits)
+        inputs = generate_inputs(signature, rows=rows, seed=seed, sizes=sizes, limits=limits)
     except InputError:
         return None
     try:
@@ -169,7 +171,7 @@ def _golden(
         small = {spec.name: _SMALL_LIMIT for spec in signature.inputs if spec.dtype in _INTEGERS}
         if not small:
             raise
-        inputs = generate_inputs(signature, rows=rows, seed=seed, limits=small)
+        inputs = generate_inputs(signature, rows=rows, seed=seed, sizes=sizes, limits=small)
         return inputs, session.run(inputs)
 
 

@@ -141,7 +141,7 @@ def test_link_out_of_the_registry_is_refused(root, tmp_path):
     outside = make_folder(tmp_path / "outside").root
     (root / "bert" / "9").symlink_to(outside, target_is_directory=True)
     with pytest.raises(PathEscapes):
-        find_source("bert")
+        find_source("bert@9")
     problems = {(entry.name, entry.version): entry.problem for entry in list_registry(root)}
     assert "leads out" in (problems["bert", "9"] or "")
     assert problems["bert", "2026-01-31"] is None
