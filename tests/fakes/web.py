@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -43,6 +44,13 @@ class Site:
     def asked(self, path: str) -> list[dict[str, str]]:
         """The headers of each GET for a path."""
         return [headers for method, asked, headers in self.requests if method == "GET" and asked == path]
+
+
+def publish_folder(site: Site, prefix: str, root: Path) -> None:
+    """Put every file of a folder on a site, below a path."""
+    for path in root.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            site.files[f"{prefix}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
 
 
 class _Handler(BaseHTTPRequestHandler):

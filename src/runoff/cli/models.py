@@ -74,4 +74,4 @@ def _print_models(found: list[ListedModel]) -> None:
             human_bytes(model.bytes),
         )  # fmt: skip
     console().print(table)
-    console().print(f"{len(found)} models", markup=False)
+    console().print(f"{len(found)} model{'' if len(found) == 1 else 's'}", markup=False)

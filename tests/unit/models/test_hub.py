@@ -137,8 +137,9 @@ def _published(site, root: Path) -> dict[str, bytes]:
     made = make_folder(root)
     with staging(root) as staged:
         add_package(root, package_of("openvino-fp32", {"m.xml": b"x" * 500, "m.bin": b"w" * 900}, staged), staged)
-    publish(site, "org/two", _files(made.root))
-    return _files(made.root)
+    files = {name: data for name, data in _files(made.root).items() if not name.startswith(".")}
+    publish(site, "org/two", files)
+    return files
 
 
 def test_only_the_chosen_package_is_fetched_and_the_other_one_when_it_is_wanted(site, find, tmp_path):

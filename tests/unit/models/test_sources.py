@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fakes.model_files import make_folder, make_hf_folder, onnx_bytes, package_of
-from fakes.web import serve
+from fakes.web import publish_folder, serve
 from runoff.errors import (
     DigestMismatch,
     FormatMismatch,
@@ -119,15 +119,9 @@ def test_url_is_refused_when_it_answers_with_a_page(site):
         find_source(f"{site.url}/m.onnx")
 
 
-def _publish_folder(site, root):
-    for path in root.rglob("*"):
-        if path.is_file():
-            site.files[f"/zoo/{path.relative_to(root).as_posix()}"] = path.read_bytes()
-
-
 def test_model_folder_is_fetched_when_the_url_is_that_of_its_manifest(site, cache, tmp_path):
     made = make_folder(tmp_path / "m")
-    _publish_folder(site, made.root)
+    publish_folder(site, "/zoo", made.root)
     found = find_source(f"{site.url}/zoo/runoff.json")
     assert found.path.is_relative_to(cache / "models")
     assert read_folder(found.path).manifest == made.manifest
@@ -138,7 +132,7 @@ def test_model_folder_is_fetched_when_the_url_is_that_of_its_manifest(site, cach
 
 
 def test_no_part_of_a_remote_folder_is_kept_when_a_file_is_damaged(site, cache, tmp_path):
-    _publish_folder(site, make_folder(tmp_path / "m").root)
+    publish_folder(site, "/zoo", make_folder(tmp_path / "m").root)
     site.files["/zoo/labels.txt"] = b"c\nd\n"
     with pytest.raises(DigestMismatch):
         find_source(f"{site.url}/zoo/runoff.json")
@@ -165,7 +159,7 @@ def _asked(site):
 
 def test_only_the_files_of_the_chosen_package_are_fetched_and_the_others_when_they_are_wanted(site, tmp_path):
     made = _two_packages(tmp_path / "m")
-    _publish_folder(site, made.root)
+    publish_folder(site, "/zoo", made.root)
     url = f"{site.url}/zoo/runoff.json"
     head = find_source(url, _only()).path
     assert sorted(_asked(site)) == ["labels.txt", "runoff.json"]
@@ -188,7 +182,7 @@ def test_only_the_files_of_the_chosen_package_are_fetched_and_the_others_when_th
 
 
 def test_package_that_was_not_fetched_is_refused_offline_and_the_rest_is_used(site, tmp_path):
-    _publish_folder(site, _two_packages(tmp_path / "m").root)
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
     url = f"{site.url}/zoo/runoff.json"
     head = find_source(url, _only("openvino-fp32")).path
     assert find_source(url, replace(_only("openvino-fp32"), offline=True)).path == head
@@ -197,7 +191,7 @@ def test_package_that_was_not_fetched_is_refused_offline_and_the_rest_is_used(si
 
 
 def test_later_file_that_is_damaged_is_refused_and_not_kept(site, tmp_path):
-    _publish_folder(site, _two_packages(tmp_path / "m").root)
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
     url = f"{site.url}/zoo/runoff.json"
     head = find_source(url, _only()).path
     right = site.files["/zoo/packages/openvino-fp32/model.bin"]
@@ -211,7 +205,7 @@ def test_later_file_that_is_damaged_is_refused_and_not_kept(site, tmp_path):
 
 
 def test_transfer_of_a_package_that_was_cut_goes_on_where_it_ended(site, tmp_path):
-    _publish_folder(site, _two_packages(tmp_path / "m").root)
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
     path = "/zoo/packages/openvino-fp32/model.bin"
     site.cuts[path] = [300]
     head = find_source(f"{site.url}/zoo/runoff.json", _only("openvino-fp32")).path
@@ -220,7 +214,7 @@ def test_transfer_of_a_package_that_was_cut_goes_on_where_it_ended(site, tmp_pat
 
 
 def test_partial_folder_in_the_cache_is_whole_until_a_package_loses_a_file(site, tmp_path):
-    _publish_folder(site, _two_packages(tmp_path / "m").root)
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
     head = find_source(f"{site.url}/zoo/runoff.json", _only("openvino-fp32")).path
     assert verify_cache() == []
     (head / "packages" / "openvino-fp32" / "model.bin").unlink()
