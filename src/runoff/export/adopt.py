@@ -32,6 +32,7 @@ from runoff.errors import (
 )
 from runoff.export.isolated import plain, worker
 from runoff.models.cache import adopted_folder, link_or_copy, make_once, subfolder
+from runoff.models.configuration import sizes_within, token_limits
 from runoff.models.folder import ModelFolder, Package, create_folder, describe_file, read_folder
 from runoff.models.formats import detect_format
 from runoff.models.manifest import (
@@ -44,7 +45,6 @@ from runoff.models.manifest import (
     PackageEntry,
     check_path,
 )
-from runoff.models.positions import sizes_within
 from runoff.models.samples import batch_dimension, describe_samples
 from runoff.models.staging import name_aside, remove, write_atomically
 from runoff.types import Precision, Signature
@@ -225,7 +225,7 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
     answer = _call(
         "inspect",
         package=plain(Package(aside, entry, Signature((), ()))),
-        limits=_limits(config),
+        limits=token_limits(config),
         sizes=sizes_within(config),
         rows=GOLDEN_ROWS,
         seed=GOLDEN_SEED,
@@ -282,13 +282,6 @@ def _batch(signature: Signature) -> Batch:
 def _config(path: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(path.read_bytes())
     return config
-
-
-def _limits(config: dict[str, Any]) -> dict[str, int]:
-    """The vocabulary size, below which token ids stay."""
-    text = config.get("text_config")
-    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
-    return {name: size for name in ("input_ids", "decoder_input_ids")} if isinstance(size, int) and size > 0 else {}
 
 
 def _call(op: str, **arguments: Any) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import numpy as np
 
 from runoff.errors import FormatMismatch, InputError
 from runoff.models.arrays import Array, Arrays, InputCheck, read_npz
+from runoff.models.configuration import known_bounds
 from runoff.models.evaluation import read_evaluation
 from runoff.models.folder import ModelFolder
-from runoff.models.positions import known_sizes
 from runoff.models.samples import batched_inputs, describe_samples, generate_inputs, take_rows
 from runoff.types import DType, Signature
 
@@ -86,9 +86,9 @@ def find_calibration(folder: ModelFolder, data: Rows | None = None) -> Calibrati
         own = Rows(dict(evaluation.inputs), "the model's evaluation data", evaluation.labels)
         check_rows(own, signature, batched)
     if data is None and own is None:
-        sizes = known_sizes(folder)
+        sizes, limits = known_bounds(folder)
         read, judged = (
-            generate_inputs(signature, rows=_GENERATED_ROWS, seed=seed, sizes=sizes)
+            generate_inputs(signature, rows=_GENERATED_ROWS, seed=seed, sizes=sizes, limits=limits)
             for seed in (_READ_SEED, _JUDGED_SEED)
         )
         names = [describe_samples(seed) for seed in (_READ_SEED, _JUDGED_SEED)]

@@ -243,7 +243,7 @@ def test_short_table_of_positions_limits_the_generated_sequence(tmp_path: Path) 
 
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=200,
+        vocab_size=40,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,

@@ -1,4 +1,4 @@
-"""How long the inputs of a Transformers model may be, where that is less than the generator of inputs would take.
+"""What the configuration of a Transformers model says about its inputs: how long they may be, and how large token ids.
 
 Reads `config.json` as data; knows no runtime.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from runoff.errors import ModelError
 from runoff.models.folder import ModelFolder
-from runoff.models.samples import DEFAULT_SIZE, DEFAULT_SIZES
+from runoff.models.samples import DEFAULT_LIMIT, DEFAULT_SIZE, DEFAULT_SIZES
 
 _KEYS = ("max_position_embeddings", "n_positions", "max_target_positions")
 _OFFSET = 2
@@ -29,19 +29,31 @@ def sizes_within(config: Mapping[str, Any]) -> dict[str, int]:
     return {"sequence": longest, "decoder_sequence": max(1, min(DEFAULT_SIZES["decoder_sequence"], longest - 1))}
 
 
-def known_sizes(folder: ModelFolder) -> dict[str, int]:
-    """The same for a model folder; empty where its reference is no Transformers model.
+def token_limits(config: Mapping[str, Any]) -> dict[str, int]:
+    """The vocabulary size, below which token ids stay."""
+    text = config.get("text_config")
+    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    return {name: size for name in ("input_ids", "decoder_input_ids")} if isinstance(size, int) and size > 0 else {}
+
+
+def known_bounds(folder: ModelFolder) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes and limits for `generate_inputs` where a model folder's are narrower than the usual ones.
+
+    Both are empty where the reference is no Transformers model: what is known of others is in the signature.
 
     Raises:
-        ModelError: its configuration cannot be read.
+        ModelError: the configuration cannot be read.
     """
     reference = folder.reference.entry
     file = next((file for file in reference.files if file.path.rpartition("/")[2] == "config.json"), None)
     if reference.format != "hf" or file is None:
-        return {}
+        return {}, {}
     path = folder.file(file)
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
-    return sizes_within(config) if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}, {}
+    limits = {name: size for name, size in token_limits(config).items() if size < DEFAULT_LIMIT}
+    return sizes_within(config), limits
