@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from runoff.backends import table
 from runoff.backends.protocol import Session
 from runoff.backends.rows import with_any_batch
 from runoff.environment.describe import Environment, describe_environment
-from runoff.errors import NoCandidate, RunoffError, RuntimeLoadError, UnknownName
+from runoff.errors import NoCandidate, RunoffError, RuntimeLoadError, SourceError, UnknownName
 from runoff.export.find import find_folder, known_folder
 from runoff.model import Model
 from runoff.models.folder import ModelFolder, Package
@@ -54,11 +55,13 @@ class AutoModel:
         contract: Contract | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         source: SourceOptions | None = None,
+        verify: bool = False,
     ) -> Model:
         """Open a model: the measured winner where it was raced here, else the documented order's first.
 
         Args:
-            model: a model folder, a bare file, a Hugging Face folder, a hub id, a URL or a provider's reference.
+            model: a model folder, a bare file, a Hugging Face folder, an archive of one of these, a hub id, a URL, a
+                name in the registry or a provider's reference.
             backend: one backend or an ordered list, such as `"onnx"` or `["torch", "onnx"]`; obeyed or refused.
             precision: one precision or an ordered list, such as `"fp32"`; obeyed or refused.
             device: `cpu`, `cuda`, `cuda:1`, `gpu`, `npu`, `mps`; the CPU unless told.
@@ -68,11 +71,17 @@ class AutoModel:
             contract: how far outputs may be from the reference's; None holds each precision to its own level.
             options: backend options by backend, such as `{"onnx": {"providers": ["CPUExecutionProvider"]}}`.
             source: revision, digest and offline mode of what must be downloaded.
+            verify: let the opened package answer the model's golden pair first, and refuse it outside its contract.
+
+        Of a model that lies elsewhere only the package that is opened is fetched.
 
         Raises:
             ModelNotFound, ManifestInvalid, DigestMismatch: the model is not there or damaged.
+            SourceError: it could not be fetched.
             UnknownName: a backend, precision, device, objective or option that does not exist.
             NoCandidate: every package was rejected; the message has each reason.
+            SelfCheckFailed: the golden pair was not answered as the reference did; no other package is tried.
+            ModelError: `verify` was asked for and there is no golden pair.
         """
         wish = make_wish(
             backend=backend,
@@ -84,9 +93,13 @@ class AutoModel:
             contract=contract,
         )
         backend_options = _check_options(options or {})
-        folder = find_folder(model, source, wish.backends)
+        fetch = _Fetch(model, source or SourceOptions(), wish.backends)
+        folder = fetch.find()
         decision = decide_for(folder, wish, _environment())
-        return _open_best(known_folder(folder), decision, backend_options)
+        opened = _open_best(known_folder(folder), decision, backend_options, fetch)
+        if verify:
+            _verify(opened, wish.contract)
+        return opened
 
     @staticmethod
     def describe_compute_environment() -> Environment:
@@ -101,12 +114,12 @@ class AutoModel:
         from runoff.models.description import describe_model
         from runoff.models.sources import find_source
 
-        path = find_source(model, source or SourceOptions()).path
+        path = find_source(model, replace(source or SourceOptions(), files=lambda manifest: manifest.files_of(()))).path
         return describe_model(path, lambda format_id: [row.id for row in table.backends_for(format_id)])
 
     @staticmethod
     def list_models() -> list[ListedModel]:
-        """The models below `RUNOFF_MODELS` and in the cache."""
+        """The models in the registry of `RUNOFF_REGISTRY`, below `RUNOFF_MODELS` and in the cache."""
         from runoff.models.listing import list_models
 
         return list_models()
@@ -140,7 +153,48 @@ def _check_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mappin
     return checked
 
 
-def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Mapping[str, Any]]) -> Model:
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """Where a model comes from, and how a package of it that is not here yet is fetched."""
+
+    model: str | Path
+    source: SourceOptions
+    backends: tuple[str, ...]
+
+    def find(self, *packages: str) -> ModelFolder:
+        """The model's folder, with at least these packages in it."""
+        options = replace(self.source, files=lambda manifest: manifest.files_of(packages))
+        return find_folder(self.model, options, self.backends)
+
+    def bring(self, package: Package) -> None:
+        """Fetch a package that is not here.
+
+        Raises:
+            RuntimeLoadError: it is not here and nothing may be fetched, so that another one may be tried.
+            SourceError: it could not be fetched.
+        """
+        if package.is_here():
+            return
+        try:
+            self.find(package.id)
+        except SourceError as error:
+            if not self.source.is_offline():
+                raise
+            raise RuntimeLoadError(f"it was not fetched yet, and this is offline: {error.message}") from error
+
+
+def _verify(opened: Model, contract: Contract) -> None:
+    """The self-check of a model that was just opened; one that fails is closed."""
+    try:
+        opened.verify(contract)
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _open_best(
+    folder: ModelFolder, decision: Decision, options: Mapping[str, Mapping[str, Any]], fetch: _Fetch
+) -> Model:
     """Open the first of the ranking that opens; failures become rejections and are reported, never hidden."""
     decision.require()
     failed: list[Rejection] = []
@@ -148,6 +202,7 @@ def _open_best(folder: ModelFolder, decision: Decision, options: Mapping[str, Ma
         try:
             candidate = _with_options(ranked.candidate, options)
             package = folder.package(candidate.package_id)
+            fetch.bring(package)
             package.verify()
             session = with_any_batch(_open(package, candidate), package.entry, folder.manifest.signature)
         except RuntimeLoadError as error:

@@ -18,6 +18,7 @@
     │   └── BackendNotInstalled     its library is missing; the hint names the extra
     ├── RuntimeRunError             a runtime failed while computing
     │   └── SessionClosed           `run` after `close`
+    ├── SelfCheckFailed             a package does not answer the golden pair as the reference did
     ├── ChildFailed                 an isolated process crashed, hung or used too much memory
     ├── ExportError                 a format could not be made
     └── RaceError                   the race as a whole could not be run
@@ -176,6 +177,20 @@ class SessionClosed(RuntimeRunError):
     """The session was used after it was closed."""
 
     code = "RUNOFF-503"
+
+
+class SelfCheckFailed(RunoffError):
+    """A package does not answer the model's golden pair within its contract on this machine; it is not to be used here.
+
+    Attributes:
+        figures: for each output its errors and the limits that they were held to, as JSON values.
+    """
+
+    code = "RUNOFF-504"
+
+    def __init__(self, message: str, *, figures: list[dict[str, Any]], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.figures = figures
 
 
 class ChildFailed(RunoffError):

@@ -19,6 +19,8 @@ from runoff.models.manifest import PackageEntry
 from runoff.race.candidates import Candidate
 from runoff.race.decide import Decision
 from runoff.race.explain import explain
+from runoff.race.fidelity import Contract
+from runoff.race.selfcheck import Replay, replay_session
 from runoff.tasks.base import Task, answer, task_for
 from runoff.tasks.predictions import Prediction
 from runoff.types import DType, Signature
@@ -102,6 +104,21 @@ class Model:
         if self._task is None:
             self._task = task_for(self._folder.manifest, self._folder)
         return self._task
+
+    def verify(self, contract: Contract | None = None) -> Replay:
+        """Let the opened package answer the model's golden pair on this machine.
+
+        Args:
+            contract: how far the answers may be from the golden ones; None holds them to the level of the precision.
+
+        Raises:
+            SelfCheckFailed: they are outside the contract; the message and `figures` say which output and by how much.
+            ModelError: the model has no golden pair.
+            RuntimeRunError: the runtime failed.
+        """
+        found = replay_session(self._folder, self._folder.package(self.package.id), self._session, contract)
+        self._decision = msgspec.structs.replace(self._decision, notes=(*self._decision.notes, f"self-check: {found}"))
+        return found
 
     def explain(self) -> Explanation:
         """Why this package runs: the figures of each candidate and the reason of each rejection."""

@@ -5,6 +5,7 @@ RUNOFF_OFFLINE          bool    1 forbids every download; default 0
 RUNOFF_LOCK_TIMEOUT_S   float   seconds to wait for another process's lock; default 600
 RUNOFF_DOWNLOAD_TIMEOUT_S float seconds without a byte before a download is given up; default 30
 RUNOFF_MODELS           path    a folder of model folders that `list_models` shows; default: none
+RUNOFF_REGISTRY         path    the registry in which plain names of models are looked up; default: none
 RUNOFF_WORKER_TIMEOUT_S float   seconds that a race worker or exporter may stay silent; default 600
 RUNOFF_TRUST_COMPILED   bool    1 opens packages of machine code that were made elsewhere; default 0
 
@@ -63,6 +64,12 @@ def cache_folder() -> Path:
 def models_folder() -> Path | None:
     """The folder of model folders that `list_models` shows, or None."""
     text = _read("RUNOFF_MODELS")
+    return Path(text).expanduser() if text else None
+
+
+def registry_folder() -> Path | None:
+    """The registry in which plain names of models are looked up, or None."""
+    text = _read("RUNOFF_REGISTRY")
     return Path(text).expanduser() if text else None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -24,6 +25,7 @@ class Site:
         missing_headers: headers of an answer that there is no such file.
         validators: whether answers carry an ETag.
         ranges: whether ranges are honoured.
+        token: the bearer token without which nothing is there, as a private place answers.
         requests: method, path and headers of every request, in order.
     """
 
@@ -36,11 +38,19 @@ class Site:
     missing_headers: dict[str, str] = field(default_factory=dict)
     validators: bool = True
     ranges: bool = True
+    token: str | None = None
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
     def asked(self, path: str) -> list[dict[str, str]]:
         """The headers of each GET for a path."""
         return [headers for method, asked, headers in self.requests if method == "GET" and asked == path]
+
+
+def publish_folder(site: Site, prefix: str, root: Path) -> None:
+    """Put every file of a folder on a site, below a path."""
+    for path in root.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            site.files[f"{prefix}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -60,7 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         site = self.site
         site.requests.append((self.command, path, dict(self.headers)))
-        if site.statuses.get(path):
+        if site.token is not None and self.headers.get("Authorization") != f"Bearer {site.token}":
+            self._plain(401, site.missing_headers)
+        elif site.statuses.get(path):
             self._plain(site.statuses[path].pop(0))
         elif path in site.redirects:
             self._plain(302, {"Location": site.redirects[path]})

@@ -10,12 +10,13 @@ import pytest
 
 import runoff
 from fakes import race_facts
-from fakes.fake_models import make_fake_model
+from fakes.fake_models import QUICK, make_fake_model
 from fakes.partial_site import make_partial_site, run_python
 from fakes.plugin_site import plugged_in
 from fakes.race_facts import timing
 from fakes.tiny_onnx import expected, make_tiny_onnx, write_tiny_onnx
-from runoff.auto import AutoModel, FallbackWarning
+from fakes.web import Site, publish_folder, serve
+from runoff.auto import AutoModel, FallbackWarning, decide_for
 from runoff.environment.describe import describe_environment
 from runoff.errors import (
     DigestMismatch,
@@ -26,12 +27,17 @@ from runoff.errors import (
     NoCandidate,
     PathEscapes,
     RuntimeLoadError,
+    SourceError,
     UnknownName,
 )
+from runoff.export.find import find_folder
 from runoff.model import NotANumberWarning
 from runoff.models.folder import ModelFolder, add_package, change_manifest, describe_file, staging
+from runoff.models.registry import add_version
+from runoff.models.sources import SourceOptions
 from runoff.race.fidelity import Contract
 from runoff.race.record import Entrant, Record, record_path, write_record
+from runoff.race.wish import Wish
 
 DIGITS = Path(runoff.__file__).parents[2] / "examples" / "digits"
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -256,6 +262,89 @@ def test_package_of_an_unknown_backend_is_rejected_with_a_hint(tmp_path) -> None
     with pytest.raises(NoCandidate, match="no backend 'fake' in this installation") as caught:
         AutoModel.from_pretrained(made.root)
     assert caught.value.hint == "install the plug-in that brings it"
+
+
+def _asked(site: Site) -> set[str]:
+    return {path.removeprefix("/m/") for method, path, _ in site.requests if method == "GET"}
+
+
+def test_only_the_package_that_answers_is_fetched(folder) -> None:
+    with serve() as site:
+        publish_folder(site, "/m", folder.root)
+        url = f"{site.url}/m/runoff.json"
+        assert [package.id for package in AutoModel.describe_model(url).packages] == ["onnx-fp32", "openvino-fp32"]
+        assert _asked(site) == {"runoff.json"}
+        with pytest.raises(NoCandidate):
+            AutoModel.from_pretrained(url, precision="int8")
+        assert _asked(site) == {"runoff.json"}
+        with AutoModel.from_pretrained(url, backend="openvino") as model:
+            np.testing.assert_allclose(model.run({"x": ROWS})["y"], expected(ROWS), rtol=1e-2)
+        assert _asked(site) == {"runoff.json", "packages/openvino-fp32/model.onnx"}
+        with AutoModel.from_pretrained(url) as model:
+            assert model.package.id == "onnx-fp32"
+        assert "packages/onnx-fp32/model.onnx" in _asked(site)
+
+
+def test_next_package_is_fetched_when_the_first_one_fails_to_open(folder) -> None:
+    with serve() as site:
+        publish_folder(site, "/m", folder.root)
+        absent = {"onnx": {"providers": ["CUDAExecutionProvider"]}}
+        with pytest.warns(FallbackWarning), AutoModel.from_pretrained(f"{site.url}/m/runoff.json", options=absent) as m:
+            assert m.package.id == "openvino-fp32"
+
+
+def test_package_that_is_here_answers_offline_with_a_warning(folder) -> None:
+    with serve() as site:
+        publish_folder(site, "/m", folder.root)
+        url = f"{site.url}/m/runoff.json"
+        AutoModel.from_pretrained(url, backend="openvino").close()
+        site.requests.clear()
+        offline = SourceOptions(offline=True)
+        with pytest.warns(FallbackWarning, match="onnx-fp32 failed to open, openvino-fp32 answers"):
+            model = AutoModel.from_pretrained(url, source=offline)
+        with model:
+            assert "was not fetched yet, and this is offline" in model.explain().text
+        with pytest.raises(NoCandidate, match="was not fetched yet, and this is offline"):
+            AutoModel.from_pretrained(url, backend="onnx", source=offline)
+        assert site.requests == []
+
+
+def test_failed_download_is_an_error_and_never_a_fallback(folder) -> None:
+    with serve() as site:
+        publish_folder(site, "/m", folder.root)
+        site.statuses["/m/packages/onnx-fp32/model.onnx"] = [403]
+        with pytest.raises(SourceError, match="403"):
+            AutoModel.from_pretrained(f"{site.url}/m/runoff.json")
+
+
+def test_raced_packages_are_fetched_with_the_evaluation_data_and_no_others(tmp_path) -> None:
+    with plugged_in(tmp_path / "site"), serve() as site:
+        made = make_fake_model(tmp_path / "m", {"a": {}, "b": {"latency_ms": 5.0}}, golden=True)
+        other = msgspec.structs.replace(made.package("b").entry, id="else", backend="elsewhere")
+        place = made.root / "else.json"
+        place.write_bytes(b"{}  ")
+        other = msgspec.structs.replace(other, files=(describe_file(made.root, "else.json"),))
+        made = change_manifest(made.root, lambda m: msgspec.structs.replace(m, packages=(*m.packages, other)))
+        publish_folder(site, "/m", made.root)
+        url = f"{site.url}/m/runoff.json"
+        result = runoff.race_model(url, QUICK)
+        assert result.decision.chosen is not None
+        assert {entrant.candidate.package_id for entrant in result.record.entrants} == {"a", "b"}
+        assert "else.json" not in _asked(site)
+        again = decide_for(
+            find_folder(url, SourceOptions(offline=True, files=lambda _: ())), Wish(), result.environment
+        )
+        assert (again.basis, again.chosen) == ("measured", result.decision.chosen)
+
+
+def test_model_of_the_registry_is_opened_by_its_alias(folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RUNOFF_REGISTRY", str(tmp_path / "registry"))
+    add_version(tmp_path / "registry", folder, "tiny", "1.2", ["tiny-4"])
+    with AutoModel.from_pretrained("tiny-4") as model:
+        np.testing.assert_allclose(model.run({"x": ROWS})["y"], expected(ROWS), rtol=1e-5)
+    assert [(listed.name, listed.version) for listed in runoff.list_models() if listed.place == "registry"] == [
+        ("tiny", "1.2")
+    ]
 
 
 def test_missing_model_is_an_error_that_names_it(tmp_path) -> None:

@@ -10,20 +10,23 @@ import msgspec
 import typer
 
 from runoff.cli.console import console, print_json
+from runoff.cli.source import ModelName, Revision, Sha256, fetching
 
 
 def describe(
-    model: Annotated[str, typer.Argument(help="A folder, file, URL, hub id or scheme:reference.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Digest that a file or URL must have.")] = None,
+    model: ModelName,
+    revision: Revision = None,
+    sha256: Sha256 = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a model's task, signature and packages."""
+    """Show a model's task, signature and packages; of a model folder elsewhere no weights are fetched."""
     from runoff.backends.table import backends_for
     from runoff.models.description import describe_model
     from runoff.models.sources import SourceOptions, find_source
 
-    found = find_source(model, SourceOptions(revision=revision, sha256=sha256))
+    wanted = SourceOptions(revision=revision, sha256=sha256, files=lambda manifest: manifest.files_of(()))
+    with fetching(wanted) as options:
+        found = find_source(model, options)
     description = describe_model(found.path, lambda format_id: [row.id for row in backends_for(format_id)])
     reasons = reasons_here(found.path)
     packages = tuple(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from runoff.cli.console import console, print_json
+from runoff.cli.source import fetching
 from runoff.errors import NoCandidate
 
 
@@ -26,6 +27,7 @@ def explain(
     from runoff.auto import decide_for
     from runoff.environment.describe import describe_environment
     from runoff.export.find import find_folder
+    from runoff.models.sources import SourceOptions
     from runoff.race.explain import explain as explain_text
     from runoff.race.wish import make_wish
 
@@ -37,7 +39,9 @@ def explain(
         num_threads=threads,
         objective=objective,
     )
-    decision = decide_for(find_folder(model, None, wish.backends), wish, describe_environment())
+    with fetching(SourceOptions(files=lambda manifest: manifest.files_of(()))) as options:
+        folder = find_folder(model, options, wish.backends)
+    decision = decide_for(folder, wish, describe_environment())
     if as_json:
         print_json(msgspec.to_builtins(decision))
     else:

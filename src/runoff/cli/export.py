@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runoff.cli.console import console, print_json
+from runoff.cli.source import fetching
 from runoff.errors import RunoffError, UnknownName, unknown_name
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def export(
         force=force,
         on_step=None if as_json else lambda line: log.print(line, style="dim", markup=False),
     )
-    folder = _copy(find_folder(model), out) if out is not None else writable_folder(find_folder(model))
+    with fetching() as source:
+        found = find_folder(model, source)
+    folder = _copy(found, out) if out is not None else writable_folder(found)
     made: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     for format_id in formats:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runoff.cli.console import console, print_json
+from runoff.cli.source import fetching
 from runoff.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def quantize(
     from runoff.race.quantize import QuantizeWish, quantize_model
 
     log = console(stderr=True)
-    folder = find_folder(model)
+    with fetching() as source:
+        folder = find_folder(model, source)
     wish = QuantizeWish(
         precision=precision,
         backends=tuple(part.strip() for part in backend.split(",") if part.strip()) if backend else None,

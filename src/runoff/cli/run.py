@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from runoff.cli.console import console, print_json
+from runoff.cli.source import fetching
 
 if TYPE_CHECKING:
     from runoff.model import Model
@@ -22,6 +23,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:0.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one run.")] = None,
     objective: Annotated[str, typer.Option(help="latency, throughput, cold-start, memory or size.")] = "latency",
+    verify: Annotated[bool, typer.Option("--verify", help="Let the package answer the golden pair first.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the raw outputs to this .npz file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
 ) -> None:
@@ -33,14 +35,17 @@ def run(
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        opened = AutoModel.from_pretrained(
-            model,
-            backend=backend.split(",") if backend else None,
-            precision=precision.split(",") if precision else None,
-            device=device,
-            num_threads=threads,
-            objective=cast("Objective", objective),
-        )
+        with fetching() as source:
+            opened = AutoModel.from_pretrained(
+                model,
+                backend=backend.split(",") if backend else None,
+                precision=precision.split(",") if precision else None,
+                device=device,
+                num_threads=threads,
+                objective=cast("Objective", objective),
+                source=source,
+                verify=verify,
+            )
         with opened:
             answers = _answer(opened, inputs, output)
         notes += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]

@@ -1,4 +1,4 @@
-"""`runoff verify`: every file of a model held against its digest."""
+"""`runoff verify`: files held against their digests, and with `--run` packages against the golden pair."""
 
 from __future__ import annotations
 
@@ -9,18 +9,32 @@ import typer
 
 from runoff.cli.console import console, print_json
 from runoff.cli.describe import print_reasons, reasons_here
+from runoff.cli.replay import Choice, replay
+from runoff.cli.source import ModelName, Revision, Sha256, fetching
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A folder, file, URL, hub id or scheme:reference.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Digest that a file or URL must have.")] = None,
+    model: ModelName,
+    revision: Revision = None,
+    sha256: Sha256 = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Let the packages answer the golden pair on this machine too.")
+    ] = False,
+    backend: Annotated[str | None, typer.Option(help="With --run: the packages of these backends only.")] = None,
+    package: Annotated[str | None, typer.Option(help="With --run: this package only.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a model is whole; exits with 1 when a file is missing, damaged or not its own."""
+    """Check that a model is whole, and with --run that it is right here; exits with 1 when it is not."""
     from runoff.models.sources import SourceOptions, find_source, is_model_folder
 
-    found = find_source(model, SourceOptions(revision=revision, sha256=sha256))
+    if not run and (backend or package):
+        raise typer.BadParameter("--backend and --package go with --run")
+    wanted = SourceOptions(revision=revision, sha256=sha256)
+    if run:
+        replay(model, wanted, Choice(tuple(backend.split(",")) if backend else (), package), as_json=as_json)
+        return
+    with fetching(wanted) as options:
+        found = find_source(model, options)
     files = _check_folder(found.path) if is_model_folder(found.path) else [_bare(found.path)]
     reasons = reasons_here(found.path)
     wrong = sum(file["status"] != "ok" for file in files)

@@ -1,4 +1,4 @@
-"""A bare model becomes a model folder: `.onnx`, `.pt2`, `.xml` with its `.bin`, `.task`, or a Hugging Face folder.
+"""A bare model becomes a model folder: `.onnx`, `.xml` with its `.bin`, `.task`, a Hugging Face folder, ....
 
 Knows no runtime: an isolated process reads the signature and computes the golden pair. Files are hard-linked
 where the file system can. The same content leads to the same folder, and to no work the second time.
@@ -32,6 +32,7 @@ from runoff.errors import (
 )
 from runoff.export.isolated import plain, worker
 from runoff.models.cache import adopted_folder, link_or_copy, make_once, subfolder
+from runoff.models.configuration import sizes_within, token_limits
 from runoff.models.folder import ModelFolder, Package, create_folder, describe_file, read_folder
 from runoff.models.formats import detect_format
 from runoff.models.manifest import (
@@ -115,7 +116,8 @@ def adopt(
 def _place(path: Path, relative: str) -> str:
     """What a file is called in the package: the main file has one name, so that the same content is the same model."""
     if path.is_dir():
-        return relative
+        # Core ML tells its packages by the ending of their folder.
+        return f"model.mlpackage/{relative}" if path.suffix == ".mlpackage" else relative
     beside = {".xml": ".bin", ".param": ".bin", ".engine": ".json", ".plan": ".json"}.get(path.suffix.lower())
     main = {path.name, path.with_suffix(beside).name} if beside else {path.name}
     return f"model{Path(relative).suffix}" if relative in main else relative
@@ -144,18 +146,15 @@ def _base(path: Path) -> Path:
 
 def _files(path: Path, format_id: str) -> Iterator[str]:
     """The files of a bare model relative to its folder, the main one first."""
-    if format_id == "mlpackage":
-        raise ModelError(
-            f"{path} cannot become a model by itself: Core ML answers on macOS only",
-            hint="start from the model's source, and export it to coreml",
-        )
     if path.is_dir():
-        yield "config.json"
+        main = "Manifest.json" if format_id == "mlpackage" else "config.json"
+        yield main
         for found in sorted(path.rglob("*")):
             relative = found.relative_to(path)
             name = relative.as_posix()
             hidden = any(part.startswith(".") for part in relative.parts)
-            if found.is_file() and not hidden and name != "config.json" and not _OTHER_WEIGHTS.fullmatch(name):
+            belongs = format_id == "mlpackage" or not _OTHER_WEIGHTS.fullmatch(name)
+            if found.is_file() and not hidden and name != main and belongs:
                 yield name
         return
     yield path.name
@@ -236,7 +235,8 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
     answer = _call(
         "inspect",
         package=plain(Package(aside, entry, Signature((), ()))),
-        limits=_limits(config),
+        limits=token_limits(config),
+        sizes=sizes_within(config),
         rows=GOLDEN_ROWS,
         seed=GOLDEN_SEED,
         golden=[str(aside / path) for path in golden],
@@ -305,13 +305,6 @@ def _batch(signature: Signature) -> Batch:
 def _config(path: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(path.read_bytes())
     return config
-
-
-def _limits(config: dict[str, Any]) -> dict[str, int]:
-    """The vocabulary size, below which token ids stay."""
-    text = config.get("text_config")
-    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
-    return {name: size for name in ("input_ids", "decoder_input_ids")} if isinstance(size, int) and size > 0 else {}
 
 
 def _call(op: str, **arguments: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from runoff.errors import FormatMismatch, InputError
 from runoff.models.arrays import Array, Arrays, InputCheck, read_npz
+from runoff.models.configuration import known_bounds
 from runoff.models.evaluation import read_evaluation
 from runoff.models.folder import ModelFolder
 from runoff.models.samples import batched_inputs, describe_samples, generate_inputs, take_rows
@@ -85,7 +86,11 @@ def find_calibration(folder: ModelFolder, data: Rows | None = None) -> Calibrati
         own = Rows(dict(evaluation.inputs), "the model's evaluation data", evaluation.labels)
         check_rows(own, signature, batched)
     if data is None and own is None:
-        read, judged = (generate_inputs(signature, rows=_GENERATED_ROWS, seed=s) for s in (_READ_SEED, _JUDGED_SEED))
+        sizes, limits = known_bounds(folder)
+        read, judged = (
+            generate_inputs(signature, rows=_GENERATED_ROWS, seed=seed, sizes=sizes, limits=limits)
+            for seed in (_READ_SEED, _JUDGED_SEED)
+        )
         names = [describe_samples(seed) for seed in (_READ_SEED, _JUDGED_SEED)]
         return Calibration(Rows(read, names[0]), Rows(judged, names[1]), batched)
     if data is not None:

@@ -90,6 +90,21 @@ def check_specification(folder: Path, signature: Signature) -> None:
             _check_feature(feature.type.multiArrayType, spec)
 
 
+def stored_precision(path: Path) -> Precision:
+    """The precision that most values of a program are computed in; fp32 for what is no program."""
+    with quiet():
+        import coremltools
+    types = coremltools.proto.MIL_pb2.DataType
+    counts = {types.FLOAT16: 0, types.FLOAT32: 0}
+    for function in coremltools.utils.load_spec(str(path.parent)).mlProgram.functions.values():
+        for block in function.block_specializations.values():
+            for operation in block.operations:
+                for output in () if operation.type == "const" else operation.outputs:
+                    kind = output.type.tensorType.dataType
+                    counts[kind] = counts.get(kind, 0) + 1
+    return Precision.FP16 if counts[types.FLOAT16] > counts[types.FLOAT32] else Precision.FP32
+
+
 def check_package(package: Package) -> None:
     """Hold the specification of a package against its signature; see `check_specification`."""
     check_specification(package.main_file.parent, with_batch(package.signature, package.entry.batch))

@@ -22,6 +22,7 @@ from runoff.export.conversions import STEPS, State, Step
 from runoff.export.isolated import plain, worker
 from runoff.export.plan import Available, plan
 from runoff.export.step import DEFAULT_OPSET, Made, StepOptions
+from runoff.models.configuration import known_bounds
 from runoff.models.dimensions import batch_dimension
 from runoff.models.folder import ModelFolder, Package, add_package, describe_tree
 from runoff.models.manifest import Batch, MadeBy, PackageEntry
@@ -154,7 +155,8 @@ def _run_step(
     folder: ModelFolder, source: Package, step: Step, batch: Batch, options: ExportOptions
 ) -> tuple[ModelFolder, str]:
     """Run one step and add its result; answers the folder and the new package's id."""
-    step_options = StepOptions(step.target_precision, batch, options.opset, options.sizes or {})
+    sizes = {**known_bounds(folder)[0], **(options.sizes or {})}
+    step_options = StepOptions(step.target_precision, batch, options.opset, sizes)
     package_id = _package_id(folder, step, batch)
     with staging(folder.root) as staged:
         entry = _convert(folder, source, step, step_options, (package_id, staged, options))

@@ -33,6 +33,7 @@ _STORED_PRECISION = {
     "openvino": "runoff.export.openvino:stored_precision",
     "litert": "runoff.export.litert:stored_precision",
     "trt": "runoff.backends.engine:stored_precision",
+    "mlpackage": "runoff.export.coreml:stored_precision",
 }
 _FACTS = {"mediapipe": "runoff.backends.mediapipe_task:task_facts"}
 """Formats whose files say more of a model than its signature: task, preprocess, labels, precision."""
@@ -104,13 +105,13 @@ def answer(package: dict[str, Any], inputs: str, outputs: str, batched: list[str
 
 
 def inspect(
-    package: dict[str, Any], limits: dict[str, int], rows: int, seed: int, golden: list[str]
+    package: dict[str, Any], limits: dict[str, int], sizes: dict[str, int], rows: int, seed: int, golden: list[str]
 ) -> Mapping[str, Any]:
-    """Read the signature of a bare package and let it answer generated inputs.
+    """Read the signature of a bare package and let it answer generated inputs where its runtime exists.
 
     Args:
         package: as adopted; its signature is empty.
-        limits: see `generate_inputs`.
+        limits, sizes: see `generate_inputs`.
         rows: rows of the golden pair, where the batch is dynamic.
         seed: seed of the golden inputs.
         golden: the paths to write inputs and outputs to.
@@ -127,11 +128,13 @@ def inspect(
     own = Precision(facts["precision"]) if "precision" in facts else None
     entry = bare.entry if own is None else msgspec.structs.replace(bare.entry, precision=own)
     whole = Package(bare.root, entry, signature)
-    session = backend.open(whole, _session_options(whole))
-    try:
-        pair = _golden(session, signature, rows, seed, limits)
-    finally:
-        session.close()
+    pair = None
+    if table.row(entry.backend).runs_on(sys.platform):
+        session = backend.open(whole, _session_options(whole))
+        try:
+            pair = _golden(session, signature, rows, seed, limits, sizes)
+        finally:
+            session.close()
     if pair is not None:
         write_npz(Path(golden[0]), pair[0])
         write_npz(Path(golden[1]), pair[1])
@@ -163,11 +166,11 @@ def _check_inputs(signature: Signature, inputs: str | None, outputs: str | None)
 
 
 def _golden(
-    session: Session, signature: Signature, rows: int, seed: int, limits: dict[str, int]
+    session: Session, signature: Signature, rows: int, seed: int, limits: dict[str, int], sizes: dict[str, int]
 ) -> tuple[Arrays, Arrays] | None:
     """Generated inputs and the answers to them; None for inputs that cannot be generated."""
     try:
-        inputs = generate_inputs(signature, rows=rows, seed=seed, limits=limits)
+        inputs = generate_inputs(signature, rows=rows, seed=seed, sizes=sizes, limits=limits)
     except InputError:
         return None
     try:
@@ -177,7 +180,7 @@ def _golden(
         small = {spec.name: _SMALL_LIMIT for spec in signature.inputs if spec.dtype in _INTEGERS}
         if not small:
             raise
-        inputs = generate_inputs(signature, rows=rows, seed=seed, limits=small)
+        inputs = generate_inputs(signature, rows=rows, seed=seed, sizes=sizes, limits=small)
         return inputs, session.run(inputs)
 
 

@@ -5,10 +5,11 @@ aside and renamed into place, and what is deleted is renamed away first, both un
 
     blobs/<sha256>          a file by its content
     files/<sha256>/<name>   the same file under the name it came with, since a format is told by its name
-    models/<digest16>/      a model folder
-    provided/<key>/         what a registered source put there
+    models/<digest16>/      a model folder; of one that came from elsewhere, the files that were needed so far
+    provided/<key>/         what a registered source or an archive put there
     downloads/              transfers that can be resumed
     urls/                   which blob a URL answered with, and its validator
+    stamps/                 size, time and digest of the bare files that were adopted
 
 The last use of an entry is the modification time of its file or folder.
 """

@@ -65,6 +65,10 @@ class Package:
         """The folder of the first file, for formats that are a folder."""
         return self.main_file.parent
 
+    def is_here(self) -> bool:
+        """Whether every file is there: those of a model that lies elsewhere come when they are needed."""
+        return all(is_here(self.root, file) for file in self.entry.files)
+
     def verify(self) -> None:
         """Hold every file against its digest.
 
@@ -190,6 +194,14 @@ def check_file(root: Path, entry: FileEntry) -> FileStatus:
         return "missing"
     except OSError:
         return "unreadable"
+
+
+def is_here(root: Path, entry: FileEntry) -> bool:
+    """Whether a file is there with its size; whether it is the right one is `check_file`'s question."""
+    try:
+        return (root / entry.path).stat().st_size == entry.bytes
+    except OSError:
+        return False
 
 
 def verify_file(root: Path, entry: FileEntry) -> None:

@@ -317,6 +317,10 @@ _CHECKS: dict[str, Callable[[Path, int], str]] = {
 }
 
 
+SUFFIXES = frozenset({*_CHECKS, ".mlpackage"} - {".bin", ".pkl"})
+"""The endings by which the main file or folder of a bare model is told from what lies beside it."""
+
+
 def _looks_like(path: Path) -> str | None:
     """What the first bytes are, where they are something well known."""
     with path.open("rb") as file:

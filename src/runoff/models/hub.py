@@ -9,17 +9,15 @@ the library's cache are symlinks to elsewhere.
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runoff.errors import ModelError, ModelNotFound, SourceError
-from runoff.models import cache
-from runoff.models.folder import resolve, verify_file
 from runoff.models.formats import detect_format
-from runoff.models.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from runoff.models.manifest import MANIFEST_NAME, FileEntry, parse_manifest
+from runoff.models.partial import ChooseFiles, partial_folder
 
 _ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[^@\s]+))?")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -63,8 +61,14 @@ def choose_files(names: list[str]) -> list[str]:
     return sorted({*side, *weights})
 
 
-def fetch_from_hub(repo_id: str, revision: str | None, *, offline: bool) -> Path:
+def fetch_from_hub(repo_id: str, revision: str | None, *, offline: bool, choose: ChooseFiles | None = None) -> Path:
     """Fetch a model and answer its folder: one of ours with a manifest, or a Hugging Face folder.
+
+    Args:
+        repo_id: such as `org/name`.
+        revision: branch, tag or commit.
+        offline: use what the library's cache has.
+        choose: which files of a model with a manifest are fetched; None means all.
 
     Raises:
         ModelNotFound: no such repository or revision, or it is private.
@@ -73,32 +77,10 @@ def fetch_from_hub(repo_id: str, revision: str | None, *, offline: bool) -> Path
     """
     library = _library(repo_id)
     if offline:
-        snapshot = _ask(
-            repo_id,
-            lambda: library.snapshot_download(
-                repo_id, revision=revision, local_files_only=True, allow_patterns=[MANIFEST_NAME, "config.json"]
-            ),
-        )
-        return _opened(repo_id, Path(str(snapshot)))
-    info = _ask(repo_id, lambda: library.HfApi().model_info(repo_id, revision=revision))
-    # Asked for by the same revision each time, not by commit: only then does the library find it again offline.
-    names = [file.rfilename for file in info.siblings or ()]
-    if MANIFEST_NAME in names:
-        path = _ask(repo_id, lambda: library.hf_hub_download(repo_id, MANIFEST_NAME, revision=revision))
-        manifest = parse_manifest(Path(str(path)).read_bytes(), f"{repo_id}/{MANIFEST_NAME}")
-        wanted = [MANIFEST_NAME, *(file.path for file in manifest.files())]
+        patterns = [MANIFEST_NAME, "config.json"]
+        snapshot = _snapshot(library, repo_id, revision, patterns, local_files_only=True)
     else:
-        try:
-            wanted = choose_files(names)
-        except ModelError as error:
-            raise ModelError(f"{repo_id} on the hub cannot be used: {error.message}", hint=error.hint) from error
-    patterns = [glob.escape(name) for name in wanted]
-    snapshot = _ask(repo_id, lambda: library.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
-    return _opened(repo_id, Path(str(snapshot)))
-
-
-def _opened(repo_id: str, snapshot: Path) -> Path:
-    """The folder to open for a snapshot of the library's cache, held against its digests where it has some."""
+        snapshot = _fetch_head(library, repo_id, revision)
     if not (snapshot / MANIFEST_NAME).is_file():
         try:
             detect_format(snapshot)
@@ -106,25 +88,48 @@ def _opened(repo_id: str, snapshot: Path) -> Path:
             raise _incomplete(repo_id) from error
         return snapshot
     data = (snapshot / MANIFEST_NAME).read_bytes()
+
+    def fetch(entries: Sequence[FileEntry]) -> Iterator[tuple[FileEntry, Path]]:
+        root = snapshot
+        if entries and not offline:
+            root = _snapshot(library, repo_id, revision, [glob.escape(entry.path) for entry in entries])
+        for entry in entries:
+            if not (root / entry.path).is_file():
+                raise _incomplete(repo_id, entry.path)
+            yield entry, root / entry.path
+
     manifest = parse_manifest(data, f"{repo_id}/{MANIFEST_NAME}")
-
-    def fill(aside: Path) -> Manifest:
-        for entry in manifest.files():
-            target = resolve(aside, entry.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not (snapshot / entry.path).is_file():
-                raise _incomplete(repo_id)
-            cache.link_or_copy(snapshot / entry.path, target)
-            verify_file(aside, entry)
-        return manifest
-
-    key = hashlib.sha256(f"hub {repo_id}\0".encode() + data).hexdigest()
-    return cache.make_once(cache.adopted_folder(key), fill).root
+    return partial_folder(f"hub {repo_id}", manifest, data, choose, fetch)
 
 
-def _incomplete(repo_id: str) -> SourceError:
+def _fetch_head(library: Any, repo_id: str, revision: str | None) -> Path:
+    """Fetch the manifest of a repository, or all that is needed where it has none; answers the library's folder."""
+    info = _ask(repo_id, lambda: library.HfApi().model_info(repo_id, revision=revision))
+    # Asked for by the same revision each time, not by commit: only then does the library find it again offline.
+    names = [file.rfilename for file in info.siblings or ()]
+    if MANIFEST_NAME in names:
+        path = _ask(repo_id, lambda: library.hf_hub_download(repo_id, MANIFEST_NAME, revision=revision))
+        return Path(str(path)).parent
+    try:
+        wanted = choose_files(names)
+    except ModelError as error:
+        raise ModelError(f"{repo_id} on the hub cannot be used: {error.message}", hint=error.hint) from error
+    return _snapshot(library, repo_id, revision, [glob.escape(name) for name in wanted])
+
+
+def _snapshot(library: Any, repo_id: str, revision: str | None, patterns: list[str], **options: Any) -> Path:
+    """The library's folder of a revision, with the files of these patterns in it."""
+    found = _ask(
+        repo_id,
+        lambda: library.snapshot_download(repo_id, revision=revision, allow_patterns=patterns, **options),
+    )
+    return Path(str(found))
+
+
+def _incomplete(repo_id: str, path: str | None = None) -> SourceError:
     return SourceError(
-        f"the copy of {repo_id} in the cache of huggingface_hub is not complete",
+        f"the copy of {repo_id} in the cache of huggingface_hub is not complete"
+        + (f": {path} was never fetched" if path else ""),
         hint="fetch it once with network access",
     )
 

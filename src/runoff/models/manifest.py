@@ -7,7 +7,7 @@ Unknown fields are refused, so that a misspelt one is never ignored; `schema` is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias
 
@@ -126,17 +126,21 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def files(self) -> Iterator[FileEntry]:
         """Every file that the manifest names, packages first."""
+        yield from self.files_of([entry.id for entry in self.packages])
+        if self.evaluation:
+            yield self.evaluation.inputs
+            yield self.evaluation.labels
+
+    def files_of(self, packages: Collection[str]) -> Iterator[FileEntry]:
+        """The files that opening these packages by id needs: their own, the labels and the golden pair."""
         for entry in self.packages:
-            yield from entry.files
+            if entry.id in packages:
+                yield from entry.files
         if self.labels:
             yield self.labels
-        for pair in (self.golden, self.evaluation):
-            if pair:
-                yield pair.inputs
         if self.golden:
+            yield self.golden.inputs
             yield self.golden.outputs
-        if self.evaluation:
-            yield self.evaluation.labels
 
 
 def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:

@@ -1,4 +1,4 @@
-"""Where a model comes from: a path, a URL, a registered source or the hub, told apart in that order.
+"""Where a model comes from: a path, a URL, a registered source, a registry or the hub, told apart in that order.
 
 Answers a path on this machine. Knows what a model looks like from outside; opens none and converts none.
 """
@@ -8,18 +8,21 @@ from __future__ import annotations
 import hashlib
 import re
 import urllib.parse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runoff import settings
 from runoff.errors import DigestMismatch, InputError, ModelNotFound
-from runoff.models import cache
+from runoff.models.archive import is_archive, unpacked
 from runoff.models.folder import read_folder
 from runoff.models.formats import detect_format
 from runoff.models.hub import fetch_from_hub, parse_hub_id
-from runoff.models.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from runoff.models.manifest import MANIFEST_NAME, FileEntry, parse_manifest
+from runoff.models.partial import ChooseFiles, partial_folder
 from runoff.models.providers import fetch_from_provider, parse_reference
+from runoff.models.registry import find_version, is_reference
 
 if TYPE_CHECKING:
     from runoff.models.download import DownloadOptions, Progress
@@ -39,6 +42,8 @@ class SourceOptions:
         refresh: ask a registered source again for what it gave before.
         attempts: connections in a row that may fail without a byte gained.
         on_progress: called while a URL is fetched, see `DownloadOptions`.
+        files: which files of a model folder elsewhere are fetched; None means all.
+        registry: the folder that plain names are looked up in; None leaves it to `RUNOFF_REGISTRY`.
     """
 
     revision: str | None = None
@@ -47,6 +52,12 @@ class SourceOptions:
     refresh: bool = False
     attempts: int = 4
     on_progress: Progress | None = None
+    files: ChooseFiles | None = None
+    registry: Path | None = None
+
+    def is_offline(self) -> bool:
+        """Whether nothing may be fetched."""
+        return settings.offline() if self.offline is None else self.offline
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class Found:
 
     Attributes:
         path: a model folder, a Hugging Face folder or a bare file.
-        kind: `folder`, `file`, `hub`, `url`, or the scheme of a registered source.
+        kind: `folder`, `file`, `registry`, `hub`, `url`, or the scheme of a registered source.
         origin: where it came from, without credentials.
     """
 
@@ -74,6 +85,7 @@ def find_source(model: str | Path, options: SourceOptions | None = None) -> Foun
         FormatMismatch, ManifestInvalid, PathEscapes: what is there is no model.
         DigestMismatch: a file has another digest than was asked for.
         SourceError: it could not be fetched.
+        UnknownName: the registry has no such name, or no plug-in such a scheme.
         InputError: an option that does not apply to this kind of source, or something that is no name at all.
     """
     if not isinstance(model, str | Path):
@@ -83,8 +95,9 @@ def find_source(model: str | Path, options: SourceOptions | None = None) -> Foun
         )
     wanted = options or SourceOptions()
     text = str(model)
-    offline = settings.offline() if wanted.offline is None else wanted.offline
-    found = _find(text, wanted, offline=offline)
+    found = _find(text, wanted, offline=wanted.is_offline())
+    if is_archive(found.path):
+        found = replace(found, path=unpacked(found.path))
     if not is_model_folder(found.path):
         detect_format(found.path)
     else:
@@ -109,15 +122,22 @@ def _find(text: str, options: SourceOptions, *, offline: bool) -> Found:
         _refuse(options.sha256 is not None, "a digest", text)
         path = fetch_from_provider(*reference, offline=offline, refresh=options.refresh)
         return Found(path, reference[0], f"{reference[0]}:{reference[1]}")
+    registry = options.registry or settings.registry_folder()
+    if registry is not None and is_reference(text):
+        _refuse(options.revision is not None, "a revision", text)
+        _refuse(options.sha256 is not None, "a digest", text)
+        return Found(find_version(registry, text), "registry", f"{registry}/{text}")
     if hub_id := parse_hub_id(text):
         _refuse(options.sha256 is not None, "a digest", text)
         repo_id, revision = hub_id
         revision = options.revision or revision
-        path = fetch_from_hub(repo_id, revision, offline=offline)
+        path = fetch_from_hub(repo_id, revision, offline=offline, choose=options.files)
         return Found(path, "hub", f"{repo_id}@{revision}" if revision else repo_id)
     raise ModelNotFound(
         f"there is no model {text!r}: no such file or folder, and it is no URL and no hub id",
-        hint="a hub id has the form org/name",
+        hint="RUNOFF_REGISTRY names the registry in which plain names are looked up"
+        if is_reference(text)
+        else "a hub id has the form org/name",
     )
 
 
@@ -164,26 +184,20 @@ def _from_url(url: str, options: SourceOptions, *, offline: bool) -> Found:
     )
     path = download(url, wanted)
     if path.name == MANIFEST_NAME:
-        path = _folder_from_url(url, path.read_bytes(), wanted)
+        path = _folder_from_url(url, path.read_bytes(), wanted, options.files)
     return Found(path, "url", shown_url(url))
 
 
-def _folder_from_url(url: str, manifest_bytes: bytes, options: DownloadOptions) -> Path:
+def _folder_from_url(url: str, data: bytes, options: DownloadOptions, choose: ChooseFiles | None) -> Path:
     """The model folder whose manifest lies at a URL; its files lie beside it, as in any other model folder."""
     from runoff.models.download import download, shown_url
 
-    manifest = parse_manifest(manifest_bytes, shown_url(url))
-
-    def fill(aside: Path) -> Manifest:
-        for entry in manifest.files():
-            target = aside / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
+    def fetch(entries: Sequence[FileEntry]) -> Iterator[tuple[FileEntry, Path]]:
+        for entry in entries:
             address = urllib.parse.urljoin(url, urllib.parse.quote(entry.path))
-            cache.link_or_copy(download(address, replace(options, sha256=entry.sha256)), target)
-        return manifest
+            yield entry, download(address, replace(options, sha256=entry.sha256))
 
-    key = hashlib.sha256(b"url " + url.encode() + b"\0" + manifest_bytes).hexdigest()
-    return cache.make_once(cache.adopted_folder(key), fill).root
+    return partial_folder(f"url {url}", parse_manifest(data, shown_url(url)), data, choose, fetch)
 
 
 def _checked_digest(text: str) -> str:

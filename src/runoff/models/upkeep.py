@@ -6,6 +6,7 @@ Knows the layout that `cache.py` describes. Deletes under the lock of the cache,
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ import msgspec
 from runoff import settings
 from runoff.errors import InputError, ModelError
 from runoff.models import cache
-from runoff.models.folder import check_file, read_folder
+from runoff.models.folder import ModelFolder, check_file, read_folder
+from runoff.models.manifest import FileEntry
 from runoff.models.staging import folder_lock, remove, remove_stale
 
-_PLACES = ("blobs", "models", "provided", "downloads", "urls")
+_NOTES = ("stamps", "urls")
+_PLACES = ("blobs", "models", "provided", "downloads", *_NOTES)
 
 EntryKind = Literal["file", "model", "provided", "download"]
 
@@ -76,7 +79,9 @@ def prune(policy: PrunePolicy) -> list[CacheEntry]:
         remove_stale(place)
     with folder_lock(cache.cache_root()):
         chosen = _chosen(entries(), policy)
-        return [entry for entry in chosen if _delete(entry)]
+        deleted = [entry for entry in chosen if _delete(entry)]
+        _drop_notes(policy)
+        return deleted
 
 
 def verify(*, delete: bool = False) -> list[BrokenEntry]:
@@ -126,7 +131,7 @@ def _chosen(found: list[CacheEntry], policy: PrunePolicy) -> list[CacheEntry]:
     """Which entries a policy deletes; `found` is in order of use, the latest first."""
     if policy.everything:
         return found
-    oldest_s = float("-inf") if policy.older_than_s is None else time.time() - policy.older_than_s
+    oldest_s = _oldest_s(policy)
     chosen, kept_bytes = [], 0
     for entry in found:
         too_much = policy.max_bytes is not None and kept_bytes + entry.bytes > policy.max_bytes
@@ -135,6 +140,11 @@ def _chosen(found: list[CacheEntry], policy: PrunePolicy) -> list[CacheEntry]:
         else:
             kept_bytes += entry.bytes
     return chosen
+
+
+def _oldest_s(policy: PrunePolicy) -> float:
+    """What was used before this time is too old."""
+    return float("-inf") if policy.older_than_s is None else time.time() - policy.older_than_s
 
 
 def _delete(entry: CacheEntry) -> bool:
@@ -150,6 +160,15 @@ def _delete(entry: CacheEntry) -> bool:
         return cache.discard(path)
     except OSError as error:
         raise cache.unwritable(error) from error
+
+
+def _drop_notes(policy: PrunePolicy) -> None:
+    """Delete what is only remembered: digests of adopted files, answers of URLs. Each costs one more look, no data."""
+    oldest_s = _oldest_s(policy)
+    for path in (path for name in _NOTES for path in _listed(settings.cache_folder() / name)):
+        with suppress(OSError):
+            if policy.everything or path.stat().st_mtime < oldest_s:
+                path.unlink()
 
 
 def _problem(entry: CacheEntry) -> str | None:
@@ -168,8 +187,21 @@ def _problem(entry: CacheEntry) -> str | None:
         folder = read_folder(path)
     except ModelError as error:
         return error.message if path.exists() else None
-    for file in folder.manifest.files():
+    for file in _fetched(folder):
         status = check_file(path, file)
         if status != "ok":
             return f"{file.path} is {status}"
     return None
+
+
+def _fetched(folder: ModelFolder) -> Iterator[FileEntry]:
+    """The files that must be there: a package or evaluation data of which nothing is there was not fetched yet."""
+    manifest = folder.manifest
+    started = [
+        entry.id for entry in manifest.packages if any((folder.root / file.path).exists() for file in entry.files)
+    ]
+    yield from manifest.files_of(started)
+    pair = manifest.evaluation
+    files = (pair.inputs, pair.labels) if pair else ()
+    if any((folder.root / file.path).exists() for file in files):
+        yield from files

@@ -6,6 +6,7 @@ Knows contestants and figures; times nothing but the cold start. A candidate tha
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class Checker:
             load_s=load_s,
             cold_start_s=cold_start_s,
             facts=facts,
-            runs_at=_precision(facts, package),
+            runs_at=runs_at(facts, package),
             fidelity=self.fidelity(outputs),
             peak_memory_bytes=contestant.peak_memory_bytes(),
         )
@@ -130,7 +131,7 @@ def _rows_for(package: Package, rows: int) -> int:
     return package.entry.batch if isinstance(package.entry.batch, int) else rows
 
 
-def _precision(facts: dict[str, object], package: Package) -> Precision:
+def runs_at(facts: Mapping[str, object], package: Package) -> Precision:
     """The precision that the session says it runs at, else the package's."""
     try:
         return Precision(str(facts.get("precision")))

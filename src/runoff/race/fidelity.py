@@ -160,6 +160,16 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return max(-1.0, min(1.0, float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))))
 
 
+def limits_of(runs_at: Precision, contract: Contract) -> Limits:
+    """The error limits that a contract sets for what runs at a precision; an error alone limits nothing else."""
+    limits = LEVELS[contract.level or _LEVEL_OF[runs_at]]
+    if contract.max_error is None:
+        return limits
+    if contract.level is None:
+        return Limits(contract.max_error, centred_cosine=-1.0, top1=0.0)
+    return msgspec.structs.replace(limits, max_rel=contract.max_error)
+
+
 def violation(
     fidelity: Fidelity, runs_at: Precision, contract: Contract, reference_metric: dict[str, float]
 ) -> str | None:
@@ -170,7 +180,7 @@ def violation(
     its metric says: a wrong export can keep its accuracy.
     """
     level = contract.level or _LEVEL_OF[runs_at]
-    limits = LEVELS[level]
+    limits = limits_of(runs_at, contract)
     drops = {name: value - fidelity.metric[name] for name, value in reference_metric.items() if name in fidelity.metric}
     allowed = DEFAULT_METRIC_DROP if contract.max_metric_drop is None else contract.max_metric_drop
     for name, drop in drops.items():
@@ -179,11 +189,8 @@ def violation(
     asked = contract.level is not None or contract.max_error is not None
     if drops and level != "exact" and not asked:
         return None
-    max_rel = limits.max_rel if contract.max_error is None else contract.max_error
-    if not fidelity.max_rel <= max_rel:
-        return f"largest relative error {fidelity.max_rel:.2g} is over {max_rel:.2g} ({level})"
-    if contract.max_error is not None and contract.level is None:
-        return None
+    if not fidelity.max_rel <= limits.max_rel:
+        return f"largest relative error {fidelity.max_rel:.2g} is over {limits.max_rel:.2g} ({level})"
     if not fidelity.centred_cosine >= limits.centred_cosine:
         return f"centred cosine {fidelity.centred_cosine:.5f} is under {limits.centred_cosine:g} ({level})"
     if fidelity.top1 is not None and not fidelity.top1 >= limits.top1:

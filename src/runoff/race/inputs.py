@@ -15,6 +15,7 @@ import numpy as np
 
 from runoff.errors import InputError
 from runoff.models.arrays import Array, InputCheck, read_npz, write_npz
+from runoff.models.configuration import known_bounds
 from runoff.models.evaluation import Metric, metric_for, read_evaluation
 from runoff.models.folder import ModelFolder
 from runoff.models.manifest import FileEntry
@@ -72,7 +73,9 @@ def find_inputs(folder: ModelFolder, options: RaceOptions) -> RaceInputs:
     else:
         fixed = [entry.batch for entry in folder.manifest.packages if isinstance(entry.batch, int)]
         rows = max([min(GENERATED_ROWS, options.samples), *fixed])
-        arrays, name = generate_inputs(signature, rows=rows, seed=SEED), describe_samples(SEED)
+        sizes, limits = known_bounds(folder)
+        arrays = generate_inputs(signature, rows=rows, seed=SEED, sizes=sizes, limits=limits)
+        name = describe_samples(SEED)
     _check(arrays, signature, batched, labels)
     arrays = {key: array[: options.samples] if key in batched else array for key, array in arrays.items()}
     labels = None if labels is None else labels[: options.samples]

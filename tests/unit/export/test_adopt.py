@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,27 @@ from onnx import TensorProto, helper
 
 import runoff
 from fakes.networks import Mlp
+from runoff.auto import AutoModel
 from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
 from runoff.environment.libraries import is_importable
-from runoff.errors import BackendNotInstalled, FormatMismatch, ModelError, ModelNotFound, RuntimeLoadError
+from runoff.errors import (
+    BackendNotInstalled,
+    FormatMismatch,
+    ModelError,
+    ModelNotFound,
+    NoCandidate,
+    PathEscapes,
+    RuntimeLoadError,
+)
 from runoff.export.adopt import adopt
-from runoff.export.run import export_package
+from runoff.export.run import ExportOptions, export_package
+from runoff.export.step import quiet
 from runoff.models.arrays import Array, Arrays, read_npz
 from runoff.models.folder import ModelFolder, Package
 from runoff.models.samples import generate_inputs
+from runoff.race.inputs import find_inputs
+from runoff.race.options import RaceOptions
 from runoff.types import Precision
 
 
@@ -242,3 +255,63 @@ def test_bare_engine_is_refused_with_what_would_open_it(name: str, tmp_path: Pat
     with pytest.raises(BackendNotInstalled, match="no backend that opens the format 'trt' is installed") as caught:
         adopt(tmp_path / name)
     assert caught.value.hint == "pip install 'runoff[trt10]'"
+
+
+def test_short_table_of_positions_limits_the_generated_sequence(tmp_path: Path) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=20,
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "short")
+    folder = adopt(tmp_path / "short")
+    inputs, _ = _golden(folder)
+    assert inputs["input_ids"].shape == (4, 18)
+    exported = export_package(folder, "onnx", Precision.FP32)
+    found = find_inputs(exported, RaceOptions())
+    assert found.arrays["input_ids"].shape[1] == 18
+    outputs = _run(exported.package("onnx-fp32"), found.arrays)
+    assert np.isfinite(outputs["last_hidden_state"]).all()
+
+
+def test_core_ml_package_is_described_and_refused_where_it_cannot_run(tmp_path: Path) -> None:
+    with quiet():
+        import coremltools
+    source = runoff.package(Mlp(), torch.randn(2, 4), tmp_path / "source")
+    made = export_package(source, "mlpackage", Precision.FP16, ExportOptions(batch=2))
+    entry = next(entry for entry in made.manifest.packages if entry.backend == "coreml")
+    bare = tmp_path / "net.mlpackage"
+    shutil.copytree(made.package(entry.id).folder, bare)
+    folder = adopt(bare)
+    assert (folder.manifest.name, folder.manifest.reference) == ("net", "coreml-fp16")
+    assert folder.manifest.signature.inputs[0].shape == (2, 4)
+    assert folder.reference.main_file.as_posix().endswith("model.mlpackage/Manifest.json")
+    folder.reference.verify()
+    assert coremltools.utils.load_spec(str(folder.reference.folder)).HasField("mlProgram")
+    assert "coreml-fp16" in [package.id for package in AutoModel.describe_model(folder.root).packages]
+    if sys.platform != "darwin":
+        assert folder.manifest.golden is None
+        with pytest.raises(NoCandidate, match="Core ML runs on macOS only"):
+            AutoModel.from_pretrained(bare)
+
+
+def test_external_data_outside_of_the_folder_is_refused(bare: Path, tmp_path: Path) -> None:
+    model = onnx.load(bare / "net.onnx")
+    (tmp_path / "inner").mkdir()
+    for place, name in (("../outside.bin", "up"), ("/etc/hostname", "absolute")):
+        for tensor in model.graph.initializer:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("external_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=place)
+        path = tmp_path / "inner" / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        (tmp_path / "outside.bin").write_bytes(b"\0" * 4096)
+        with pytest.raises((PathEscapes, FormatMismatch), match=r"not a plain path|outside|absolute"):
+            adopt(path)

@@ -210,6 +210,23 @@ def test_prune_spares_what_was_asked_for_lately():
     assert [entry.name for entry in entries()] == [digests[0]]
 
 
+def test_prune_deletes_what_is_only_remembered(root):
+    for name in ("stamps", "urls"):
+        for age_s, file in ((0, "new"), (10 * 86400, "old")):
+            path = cache.subfolder(name) / file
+            path.write_bytes(b"[]")
+            os.utime(path, (time.time() - age_s,) * 2)
+    prune(PrunePolicy(older_than_s=86400))
+    assert sorted(
+        path.name for path in root.rglob("*") if path.is_file() and path.parent.name in ("stamps", "urls")
+    ) == [
+        "new",
+        "new",
+    ]
+    prune(PrunePolicy(everything=True))
+    assert not any(path.is_file() for name in ("stamps", "urls") for path in (root / name).iterdir())
+
+
 def test_prune_is_refused_when_it_names_nothing():
     with pytest.raises(InputError):
         prune(PrunePolicy())

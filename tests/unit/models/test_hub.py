@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fakes.hub import fetched, publish
-from fakes.model_files import make_folder, safetensors_bytes
+from fakes.model_files import make_folder, package_of, safetensors_bytes
 from fakes.web import serve
 from runoff import settings
 from runoff.errors import ModelError
+from runoff.models.folder import add_package, staging
 from runoff.models.hub import choose_files, parse_hub_id
 
 # The library reads its variables when it is imported, so that each call needs a process of its own.
@@ -22,7 +23,10 @@ import json, sys
 from runoff.errors import RunoffError
 from runoff.models.sources import SourceOptions, find_source
 try:
-    found = find_source(sys.argv[1], SourceOptions(**json.loads(sys.argv[2])))
+    options = json.loads(sys.argv[2])
+    packages = options.pop("packages", None)
+    files = None if packages is None else lambda manifest: manifest.files_of(packages)
+    found = find_source(sys.argv[1], SourceOptions(**options, files=files))
     print(json.dumps({"path": str(found.path), "kind": found.kind, "origin": found.origin}))
 except RunoffError as error:
     print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
@@ -48,8 +52,9 @@ def site():
 
 @pytest.fixture
 def find(site, tmp_path):
-    def call(model: str, **options: object) -> dict[str, str]:
+    def call(model: str, token: str = "", **options: object) -> dict[str, str]:
         environment = settings.child_environment(
+            HF_TOKEN=token,
             HF_ENDPOINT=site.url,
             HF_HOME=str(tmp_path / "hf"),
             HF_HUB_DISABLE_XET="1",
@@ -125,6 +130,51 @@ def test_offline_answers_from_the_cache_of_the_library(site, find, tmp_path):
     count = len(site.requests)
     assert [find("org/bert", offline=True), find("org/tiny", offline=True)] == online
     assert len(site.requests) == count
+
+
+def _published(site, root: Path) -> dict[str, bytes]:
+    """A model of two packages as `org/two` on the hub."""
+    made = make_folder(root)
+    with staging(root) as staged:
+        add_package(root, package_of("openvino-fp32", {"m.xml": b"x" * 500, "m.bin": b"w" * 900}, staged), staged)
+    files = {name: data for name, data in _files(made.root).items() if not name.startswith(".")}
+    publish(site, "org/two", files)
+    return files
+
+
+def test_only_the_chosen_package_is_fetched_and_the_other_one_when_it_is_wanted(site, find, tmp_path):
+    files = _published(site, tmp_path / "m")
+    root = Path(find("org/two", packages=[])["path"])
+    assert fetched(site, "org/two") == {"runoff.json", "labels.txt"}
+    assert Path(find("org/two", packages=["openvino-fp32"])["path"]) == root
+    assert fetched(site, "org/two") == set(files) - {"packages/onnx-fp32/model.onnx"}
+    assert Path(find("org/two", offline=True, packages=["openvino-fp32"])["path"]) == root
+    refused = find("org/two", offline=True)
+    assert refused["error"] == "SourceError"
+    assert "packages/onnx-fp32/model.onnx was never fetched" in refused["message"]
+    assert Path(find("org/two")["path"]) == root
+    assert _files(root) == files
+
+
+def test_transfer_that_was_cut_is_finished_or_refused_and_the_next_call_has_the_file(site, find, tmp_path):
+    files = _published(site, tmp_path / "m")
+    site.cuts["/org/two/resolve/main/packages/openvino-fp32/m.bin"] = [100] * 3
+    first = find("org/two")
+    assert first.get("error") in (None, "SourceError")
+    root = Path(find("org/two")["path"])
+    assert _files(root) == files
+
+
+def test_private_repository_is_read_with_the_token_of_the_environment(site, find):
+    publish(site, "org/bert", _BERT)
+    site.token = "hf_secret"
+    site.missing_headers["X-Error-Code"] = "RepoNotFound"
+    refused = find("org/bert")
+    assert refused["error"] == "ModelNotFound"
+    assert "HF_TOKEN" in refused["hint"]
+    found = find("org/bert", token="hf_secret")
+    assert (Path(found["path"]) / "model.safetensors").read_bytes() == _BERT["model.safetensors"]
+    assert "hf_secret" not in json.dumps(found)
 
 
 def test_unknown_repository_says_both_where_it_was_looked_for(site, find):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fakes.model_files import make_folder, make_hf_folder, onnx_bytes
-from fakes.web import serve
+from fakes.model_files import make_folder, make_hf_folder, onnx_bytes, package_of
+from fakes.web import publish_folder, serve
 from runoff.errors import (
     DigestMismatch,
     FormatMismatch,
@@ -18,8 +19,9 @@ from runoff.errors import (
     SourceError,
     UnknownName,
 )
-from runoff.models.folder import read_folder
+from runoff.models.folder import add_package, read_folder, staging
 from runoff.models.sources import Found, SourceOptions, find_source
+from runoff.models.upkeep import verify as verify_cache
 
 ONNX = onnx_bytes()
 DIGEST = hashlib.sha256(ONNX).hexdigest()
@@ -117,15 +119,9 @@ def test_url_is_refused_when_it_answers_with_a_page(site):
         find_source(f"{site.url}/m.onnx")
 
 
-def _publish_folder(site, root):
-    for path in root.rglob("*"):
-        if path.is_file():
-            site.files[f"/zoo/{path.relative_to(root).as_posix()}"] = path.read_bytes()
-
-
 def test_model_folder_is_fetched_when_the_url_is_that_of_its_manifest(site, cache, tmp_path):
     made = make_folder(tmp_path / "m")
-    _publish_folder(site, made.root)
+    publish_folder(site, "/zoo", made.root)
     found = find_source(f"{site.url}/zoo/runoff.json")
     assert found.path.is_relative_to(cache / "models")
     assert read_folder(found.path).manifest == made.manifest
@@ -136,11 +132,94 @@ def test_model_folder_is_fetched_when_the_url_is_that_of_its_manifest(site, cach
 
 
 def test_no_part_of_a_remote_folder_is_kept_when_a_file_is_damaged(site, cache, tmp_path):
-    _publish_folder(site, make_folder(tmp_path / "m").root)
+    publish_folder(site, "/zoo", make_folder(tmp_path / "m").root)
     site.files["/zoo/labels.txt"] = b"c\nd\n"
     with pytest.raises(DigestMismatch):
         find_source(f"{site.url}/zoo/runoff.json")
     assert list((cache / "models").glob("*")) == []
+
+
+def _two_packages(root):
+    """A model folder with the packages onnx-fp32 and openvino-fp32 and labels."""
+    made = make_folder(root)
+    with staging(root) as staged:
+        add_package(
+            root, package_of("openvino-fp32", {"model.xml": b"x" * 500, "model.bin": b"w" * 900}, staged), staged
+        )
+    return read_folder(made.root)
+
+
+def _only(*packages):
+    return SourceOptions(files=lambda manifest: manifest.files_of(packages))
+
+
+def _asked(site):
+    return [path.removeprefix("/zoo/") for method, path, _ in site.requests if method == "GET"]
+
+
+def test_only_the_files_of_the_chosen_package_are_fetched_and_the_others_when_they_are_wanted(site, tmp_path):
+    made = _two_packages(tmp_path / "m")
+    publish_folder(site, "/zoo", made.root)
+    url = f"{site.url}/zoo/runoff.json"
+    head = find_source(url, _only()).path
+    assert sorted(_asked(site)) == ["labels.txt", "runoff.json"]
+    assert read_folder(head).manifest == made.manifest
+    site.requests.clear()
+    assert find_source(url, _only("openvino-fp32")).path == head
+    assert sorted(_asked(site)) == [
+        "packages/openvino-fp32/model.bin",
+        "packages/openvino-fp32/model.xml",
+        "runoff.json",
+    ]
+    read_folder(head).package("openvino-fp32").verify()
+    assert not read_folder(head).reference.is_here()
+    site.requests.clear()
+    assert find_source(url).path == head
+    assert sorted(_asked(site)) == ["packages/onnx-fp32/model.onnx", "runoff.json"]
+    site.requests.clear()
+    find_source(url)
+    assert _asked(site) == ["runoff.json"]
+
+
+def test_package_that_was_not_fetched_is_refused_offline_and_the_rest_is_used(site, tmp_path):
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
+    url = f"{site.url}/zoo/runoff.json"
+    head = find_source(url, _only("openvino-fp32")).path
+    assert find_source(url, replace(_only("openvino-fp32"), offline=True)).path == head
+    with pytest.raises(SourceError, match=r"offline: .*model.onnx is not in the cache"):
+        find_source(url, SourceOptions(offline=True))
+
+
+def test_later_file_that_is_damaged_is_refused_and_not_kept(site, tmp_path):
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
+    url = f"{site.url}/zoo/runoff.json"
+    head = find_source(url, _only()).path
+    right = site.files["/zoo/packages/openvino-fp32/model.bin"]
+    site.files["/zoo/packages/openvino-fp32/model.bin"] = b"v" * len(right)
+    with pytest.raises(DigestMismatch):
+        find_source(url, _only("openvino-fp32"))
+    assert not (head / "packages" / "openvino-fp32" / "model.bin").exists()
+    site.files["/zoo/packages/openvino-fp32/model.bin"] = right
+    find_source(url, _only("openvino-fp32"))
+    read_folder(head).package("openvino-fp32").verify()
+
+
+def test_transfer_of_a_package_that_was_cut_goes_on_where_it_ended(site, tmp_path):
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
+    path = "/zoo/packages/openvino-fp32/model.bin"
+    site.cuts[path] = [300]
+    head = find_source(f"{site.url}/zoo/runoff.json", _only("openvino-fp32")).path
+    assert [headers.get("Range") for headers in site.asked(path)] == [None, "bytes=300-"]
+    read_folder(head).package("openvino-fp32").verify()
+
+
+def test_partial_folder_in_the_cache_is_whole_until_a_package_loses_a_file(site, tmp_path):
+    publish_folder(site, "/zoo", _two_packages(tmp_path / "m").root)
+    head = find_source(f"{site.url}/zoo/runoff.json", _only("openvino-fp32")).path
+    assert verify_cache() == []
+    (head / "packages" / "openvino-fp32" / "model.bin").unlink()
+    (finding,) = verify_cache()
+    assert finding.problem == "packages/openvino-fp32/model.bin is missing"
 
 
 def test_offline_setting_is_obeyed(site, monkeypatch):
