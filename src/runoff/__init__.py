@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runoff.environment.describe import Environment as Environment
     from runoff.errors import RunoffError as RunoffError
     from runoff.export.packaging import package as package
+    from runoff.race.advice.api import advise as advise
     from runoff.race.api import race_model as race_model
 
 __version__ = "0.1.0"
@@ -21,11 +22,12 @@ _PUBLIC = {
     "AutoModel": "runoff.auto",
     "Environment": "runoff.environment.describe",
     "RunoffError": "runoff.errors",
+    "advise": "runoff.race.advice.api",
     "package": "runoff.export.packaging",
     "race_model": "runoff.race.api",
 }
 
-__all__ = ["AutoModel", "Environment", "RunoffError", "__version__", "package", "race_model"]
+__all__ = ["AutoModel", "Environment", "RunoffError", "__version__", "advise", "package", "race_model"]
 
 
 def __getattr__(name: str) -> Any:

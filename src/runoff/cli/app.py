@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from runoff.cli import cache, describe, env, explain, export, quantize, race, targets, verify
+from runoff.cli import advise, cache, describe, env, explain, export, quantize, race, targets, verify
 from runoff.cli import run as run_verb
 from runoff.cli.console import print_error
 from runoff.errors import RunoffError, SettingInvalid, UnknownName
@@ -33,6 +33,7 @@ app.command("race")(race.race)
 app.command("run")(run_verb.run)
 app.command("explain")(explain.explain)
 app.command("targets")(targets.targets)
+app.command("advise")(advise.advise)
 app.add_typer(cache.app, name="cache")
 
 

@@ -10,7 +10,10 @@ from runoff.export.conversions import STEPS
 from runoff.export.format_names import find_format, no_format, quantize_hint
 from runoff.types import Precision
 
-WORDS = "onnx openvino litert executorch coreml trt iree ncnn web torch-export aoti tfjs tvm snpe rknn".split()
+WORDS = (
+    *("onnx", "openvino", "litert", "executorch", "coreml", "trt", "iree", "ncnn", "web", "torch-export", "aoti"),
+    *("tfjs", "tvm", "snpe", "rknn"),
+)
 
 
 @pytest.mark.parametrize("word", WORDS)
