@@ -78,7 +78,8 @@ def _ask(option: str, given: str | None, question: str, words: Mapping[str, str]
 
 def _lines(advice: Advice) -> Iterator[str]:
     asked, profile = advice.questions, advice.profile
-    yield f"{profile.name}, sensitive to {asked.sensitivity}, for {asked.targets} kinds of machine"
+    plural = "" if asked.targets == "one" else "s"
+    yield f"{profile.name}, sensitive to {asked.sensitivity}, for {asked.targets} kind{plural} of machine"
     yield f"  {_about(advice)}"
     for hardware in asked.hardware:
         yield ""

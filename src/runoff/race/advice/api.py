@@ -15,7 +15,6 @@ from runoff.errors import RunoffError, UnknownName, unknown_name
 from runoff.export.find import find_folder, known_folder, writable_folder
 from runoff.export.quantize import QuantizeOptions
 from runoff.models.folder import ModelFolder
-from runoff.models.sources import SourceOptions
 from runoff.race.advice.artifact import Artifact
 from runoff.race.advice.profile import Profile, profile_of
 from runoff.race.advice.recommend import Facts, Questions, Recommendation, Refusal, artifacts, recommend
@@ -83,7 +82,6 @@ def advise(
     sensitivity: str,
     targets: str,
     measure: bool | None = None,
-    source: SourceOptions | None = None,
     listener: Listener = silent,
 ) -> Advice:
     """Say which forms of a model to ship for some hardware, why, and with which commands.
@@ -95,7 +93,6 @@ def advise(
         targets: `one`, `few` or `many`.
         measure: True makes and races here what can be and no record has, False never does; None does it for models of
             up to 32 MiB.
-        source: revision, digest and offline mode of what must be downloaded.
         listener: told of every step of a race.
 
     Raises:
@@ -103,7 +100,7 @@ def advise(
         ModelNotFound, ManifestInvalid, DigestMismatch: the model is not there or damaged.
     """
     questions = read_questions(hardware, sensitivity, targets)
-    folder = known_folder(find_folder(model, source))
+    folder = known_folder(find_folder(model))
     facts = _facts(folder, str(model))
     wanted = [each for each in artifacts(questions, facts) if not _is_known(each, facts.record)]
     notes: list[str] = []

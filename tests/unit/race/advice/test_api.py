@@ -28,6 +28,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFolder:
     return onnx_folder(tmp_path / "net", [helper.make_node("MatMul", ["x", "w"], ["y"])], signature, {"w": weights})
 
 
+@pytest.mark.slow
 def test_small_model_is_measured_unasked_and_not_twice(model: ModelFolder) -> None:
     advice = runoff.advise(model.root, **ASKED)
     assert advice.notes == () and advice.raced_at is not None
