@@ -277,8 +277,11 @@ def _in_order(
     ordered = [each for _, each in measured] + [each for low, each in special if low is None]
     portable = [each for _, is_portable, each in kept if is_portable]
     first: Role = "where it pays" if portable else "ship"
-    roles: list[Role] = [*("ship" for _ in portable), first, *("fallback" for _ in ordered)]
-    named = [msgspec.structs.replace(each, role=role) for each, role in zip([*portable, *ordered], roles, strict=False)]
+    named = [
+        *(msgspec.structs.replace(each, role="ship") for each in portable),
+        *(msgspec.structs.replace(each, role=first) for each in ordered[:1]),
+        *ordered[1:],
+    ]
     if len(measured) > 1:
         words = f"best by {OBJECTIVE[questions.sensitivity]} of {len(measured)} forms raced on this machine"
         best = measured[0][1].candidate
