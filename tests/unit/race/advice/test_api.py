@@ -15,6 +15,8 @@ from runoff.errors import UnknownName
 from runoff.models.folder import ModelFolder, read_folder
 from runoff.race.advice import api
 from runoff.race.advice.api import read_questions
+from runoff.race.options import RaceOptions
+from runoff.race.run import race_folder
 from runoff.types import Signature
 
 ASKED = {"hardware": "intel", "sensitivity": "latency", "targets": "few"}
@@ -50,6 +52,19 @@ def test_nothing_is_made_when_measuring_is_off_or_the_model_is_large(
     for advice in (off, large):
         assert all(each.measured is None for each in advice.recommendations)
     assert large.notes[0].startswith("not raced unasked")
+    assert [package.id for package in read_folder(model.root).packages] == ["onnx-fp32"]
+
+
+@pytest.mark.slow
+def test_record_on_other_data_is_kept_and_the_command_for_the_rest_told(model: ModelFolder, tmp_path: Path) -> None:
+    data = tmp_path / "rows.npz"
+    np.savez(data, x=np.ones((4, 16), np.float32))
+    quick = RaceOptions(backends=("onnx",), num_threads=(1,), rounds=1, max_rounds=1, turn_s=0.01, data=data)
+    before = race_folder(model, quick).record
+    advice = runoff.advise(model.root, **ASKED)
+    assert advice.raced_at == before.raced_at
+    assert "taken on other data" in advice.notes[0]
+    assert f"runoff race {model.root} --data DATA --candidates openvino-int8,openvino-fp32+default" in advice.notes[0]
     assert [package.id for package in read_folder(model.root).packages] == ["onnx-fp32"]
 
 
