@@ -76,6 +76,7 @@ _SMALL: tuple[Sensitivity, ...] = ("memory", "size")
 _SPECIAL: tuple[Targets, ...] = ("one", "few")
 
 _ORT_PROVIDERS = "https://onnxruntime.ai/docs/execution-providers/"
+_ORT_MOBILE = "https://onnxruntime.ai/docs/tutorials/mobile/"
 _ORT_INT8 = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
 _ORT_WEB = "https://onnxruntime.ai/docs/tutorials/web/"
 _TENSORRT = "https://docs.nvidia.com/deeplearning/tensorrt/latest/"
@@ -102,6 +103,12 @@ def _portable(hardware: Hardware, target: str, device: str = "cpu") -> tuple[Rul
         Rule(hardware, target, "onnx", "fp32", wide, _PORTABLE, _ORT_PROVIDERS, ("many",), device=device),
         Rule(hardware, target, "onnx", "int8", _SMALL, _PORTABLE_SMALL, _ORT_INT8, ("many",), device=device),
     )
+
+
+def _elsewhere(hardware: Hardware) -> Rule:
+    """The last resort on phones: for models that no conversion leads to their own formats."""
+    why = "ONNX Runtime has a build for it: for models that its own formats cannot be made of"
+    return Rule(hardware, "onnx", "onnx", "fp32", _ALL, why, _ORT_MOBILE, _SPECIAL)
 
 
 RULES: tuple[Rule, ...] = (
@@ -298,6 +305,7 @@ RULES: tuple[Rule, ...] = (
         "one program for iOS and Android, made from PyTorch directly",
         _EXECUTORCH,
     ),
+    _elsewhere("apple"),
     # Android
     *_portable("android", "onnx"),
     Rule(
@@ -349,6 +357,7 @@ RULES: tuple[Rule, ...] = (
         _NCNN,
         kinds=("convolution",),
     ),
+    _elsewhere("android"),
     # Browsers
     Rule(
         "browser",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from fakes.race_facts import SIGNATURE, entrant, environment, fidelity, manifest, package, record, timing
 from runoff.environment.describe import Environment
@@ -13,6 +14,7 @@ from runoff.export.weights import Weights
 from runoff.models.manifest import PackageEntry
 from runoff.race.advice.profile import Profile
 from runoff.race.advice.recommend import Facts, Questions, artifacts, recommend
+from runoff.race.advice.rules import HARDWARE, SENSITIVITIES
 from runoff.race.record import Record
 from runoff.types import Precision
 
@@ -90,9 +92,16 @@ def test_model_without_data_is_told_to_bring_some() -> None:
     assert any("no data of its own" in why for why in found[0].why)
 
 
+@pytest.mark.parametrize("hardware", HARDWARE)
+@pytest.mark.parametrize("sensitivity", SENSITIVITIES)
+def test_model_that_is_only_an_onnx_file_can_be_shipped_everywhere(hardware: str, sensitivity: str) -> None:
+    found, _ = recommend(_ask(hardware, sensitivity=sensitivity), _facts(package("onnx-fp32")))
+    assert found[0].role == "ship"
+
+
 def test_form_that_no_conversion_leads_to_is_refused_with_the_reason() -> None:
-    found, refused = recommend(_ask("android", "amd"), _facts(package("onnx-fp32")))
-    assert {each.hardware for each in found} == {"amd"}
+    found, refused = recommend(_ask("android"), _facts(package("onnx-fp32")))
+    assert [each.format for each in found] == ["onnx"]
     assert any("litert at fp32" in each.form and "no conversion leads" in each.reason for each in refused)
 
 
