@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runoff.errors import RunoffError as RunoffError
     from runoff.export.packaging import package as package
     from runoff.models.listing import list_models as list_models
+    from runoff.race.advice.api import advise as advise
     from runoff.race.api import race_model as race_model
 
 __version__ = "0.1.0"
@@ -23,11 +24,12 @@ _PUBLIC = {
     "Environment": "runoff.environment.describe",
     "RunoffError": "runoff.errors",
     "list_models": "runoff.models.listing",
+    "advise": "runoff.race.advice.api",
     "package": "runoff.export.packaging",
     "race_model": "runoff.race.api",
 }
 
-__all__ = ["AutoModel", "Environment", "RunoffError", "__version__", "list_models", "package", "race_model"]
+__all__ = ["AutoModel", "Environment", "RunoffError", "__version__", "advise", "list_models", "package", "race_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from runoff.race.candidates import Candidate
 from runoff.race.decide import Decision, Rejection, decide
 from runoff.race.fidelity import Contract
 from runoff.race.ledger import find_record
+from runoff.race.moved import choice_elsewhere
 from runoff.race.wish import Objective, Wish, make_wish
 
 if TYPE_CHECKING:
@@ -132,11 +133,15 @@ def _environment() -> Environment:
 
 
 def decide_for(folder: ModelFolder, wish: Wish, environment: Environment) -> Decision:
-    """Decide with the record of this machine, if the model was raced on it; says why an older one does not hold."""
+    """Decide with the record of this machine, if the model was raced on it.
+
+    The notes say why a record of another environment does not hold, and what became of the choice that was made there.
+    """
     folder = known_folder(folder)
     record, notes = find_record(folder, environment)
     decision = decide(folder.manifest, environment, wish, record)
-    return msgspec.structs.replace(decision, notes=(*decision.notes, *notes))
+    elsewhere = choice_elsewhere(folder, environment, decision)
+    return msgspec.structs.replace(decision, notes=(*decision.notes, *notes, *elsewhere))
 
 
 def _check_options(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from runoff.cli import cache, describe, env, explain, export, models, quantize, race, targets, verify
+from runoff.cli import advise, cache, describe, env, explain, export, models, quantize, race, targets, verify
 from runoff.cli import run as run_verb
 from runoff.cli.console import print_error
 from runoff.errors import RunoffError, SettingInvalid, UnknownName
@@ -34,6 +34,7 @@ app.command("run")(run_verb.run)
 app.command("explain")(explain.explain)
 app.command("targets")(targets.targets)
 app.command("models")(models.models)
+app.command("advise")(advise.advise)
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="registry")
 

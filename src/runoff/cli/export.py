@@ -24,7 +24,7 @@ _KIB = 1024
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
     to: Annotated[str, typer.Option(help="Formats to make, such as onnx,openvino,litert.")],
-    precision: Annotated[str, typer.Option(help="What the packages compute in: fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="What the packages compute in: fp32, bf16, fp16 or int8.")] = "fp32",
     batch: Annotated[
         str | None, typer.Option(help="dynamic, or the one batch size of them; default: as the reference, else 1.")
     ] = None,
@@ -33,12 +33,16 @@ def export(
     force: Annotated[bool, typer.Option(help="Make them again although they are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Make a model in other formats; each is opened once before it is added to the model's folder."""
+    """Make a model in other formats; each is opened once before it is added to the model's folder.
+
+    One that cannot be made is a reason in the table and does not stop the others; the exit code is then 1.
+    """
     from runoff.export.find import find_folder, writable_folder
+    from runoff.export.format_names import no_format, quantize_hint
     from runoff.export.run import ExportOptions
     from runoff.export.step import DEFAULT_OPSET
 
-    formats = _formats(to)
+    words = _words(to)
     wanted = _precision(precision)
     log = console(stderr=True)
     options = ExportOptions(
@@ -50,18 +54,22 @@ def export(
     with fetching() as source:
         found = find_folder(model, source)
     folder = _copy(found, out) if out is not None else writable_folder(found)
-    made: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-    for format_id in formats:
+    rows: list[dict[str, Any]] = []
+    for word, format_id in words.items():
         try:
+            if format_id is None:
+                raise no_format(word)
             folder, row = _export_one(folder, format_id, wanted, options)
-            made.append(row)
+            rows.append(row)
         except RunoffError as error:
-            failed.append({"to": format_id, "code": error.code, "message": error.message, "hint": error.hint})
+            hint = quantize_hint(format_id, wanted, model) or error.hint
+            rows.append({"to": format_id or word, "code": error.code, "message": error.message, "hint": hint})
+    failed = [row for row in rows if "message" in row]
     if as_json:
+        made = [row for row in rows if row not in failed]
         print_json({"folder": str(folder.root), "made": made, "failed": failed})
     else:
-        _print(folder.root, made, failed)
+        _print(folder.root, rows)
     if failed:
         raise typer.Exit(1)
 
@@ -95,16 +103,23 @@ def _export_one(
     }
 
 
-def _formats(text: str) -> list[str]:
-    """Formats by their own name or by that of the backend that they are for."""
-    from runoff.backends import table
-    from runoff.export.conversions import STEPS
+def _words(text: str) -> dict[str, str | None]:
+    """Each format that was asked for, by the word for it; None where the field has it and this version does not.
 
-    known = {row.formats[0] for row in table.rows().values()} | {step.target_format for step in STEPS}
+    Raises:
+        UnknownName: a word means nothing.
+    """
+    from runoff.export.format_names import find_format, known_formats
+
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
-        raise unknown_name("format", text, sorted(known))
-    return list(dict.fromkeys(word if word in known else table.row(word).formats[0] for word in words))
+        raise unknown_name("format", text, known_formats())
+    found: dict[str, str | None] = {}
+    for word in words:
+        name = find_format(word)
+        if name is None or name not in found.values():
+            found[word] = name
+    return found
 
 
 def _precision(text: str) -> Precision:
@@ -126,19 +141,20 @@ def _batch(text: str | None) -> Batch | None:
     return int(text)
 
 
-def _print(root: Path, made: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
+def _print(root: Path, rows: list[dict[str, Any]]) -> None:
+    """One table in the order that was asked for, with the reason of what was not made; then the hints."""
     from rich.table import Table
     from rich.text import Text
 
-    if made:
-        table = Table("package", "size", "time", "", title=str(root), title_justify="left")
-        for row in made:
-            size = f"{row['bytes'] / _KIB:.1f} KiB" if row["bytes"] < _KIB**2 else f"{row['bytes'] / _KIB**2:.1f} MiB"
-            table.add_row(
-                Text(row["package"]), size, f"{row['seconds']:.1f} s", "made" if row["new"] else "was there already"
-            )
-        console().print(table)
-    for row in failed:
-        console(stderr=True).print(f"{row['to']} failed: {row['message']}", style="red", markup=False)
-        if row["hint"]:
-            console(stderr=True).print(f"hint: {row['hint']}", markup=False)
+    table = Table("format", "package", "size", "time", "", title=str(root), title_justify="left")
+    for row in rows:
+        if "message" in row:
+            table.add_row(row["to"], "", "", "", Text(f"failed: {row['message']}", "red"))
+            continue
+        size = f"{row['bytes'] / _KIB:.1f} KiB" if row["bytes"] < _KIB**2 else f"{row['bytes'] / _KIB**2:.1f} MiB"
+        outcome = "made" if row["new"] else "was there already"
+        table.add_row(row["to"], Text(row["package"]), size, f"{row['seconds']:.1f} s", outcome)
+    console().print(table)
+    for row in rows:
+        if row.get("hint"):
+            console(stderr=True).print(f"hint for {row['to']}: {row['hint']}", markup=False)

@@ -116,6 +116,22 @@ def stored_precision(path: Path) -> Precision:
     return named.get(most, Precision.FP32)
 
 
+def count_weights(path: Path) -> dict[str, int]:
+    """How many weights a graph's linear layers and convolutions have, by `linear` and `convolution`."""
+    import math
+
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer if len(tensor.dims) > 1}
+    counts = {"linear": 0, "convolution": 0}
+    for node in graph.node:
+        kind = {"Gemm": "linear", "MatMul": "linear", "Conv": "convolution", "ConvTranspose": "convolution"}
+        if node.op_type in kind:
+            counts[kind[node.op_type]] += max((sizes.get(name, 0) for name in node.input), default=0)
+    return counts
+
+
 def external_files(path: Path) -> list[str]:
     """The weights files that an .onnx file refers to, relative to its folder."""
     import onnx

@@ -151,6 +151,13 @@ def external_files(path: str) -> Mapping[str, Any]:
     return {"files": table.load("runoff.export.onnx:external_files")(Path(path))}
 
 
+def weights(package: dict[str, Any]) -> Mapping[str, Any]:
+    """How many weights of an ONNX graph lie in linear layers and in convolutions."""
+    source = _package(package)
+    counts: dict[str, int] = table.load("runoff.export.onnx:count_weights")(source.main_file)
+    return counts
+
+
 def _check_inputs(signature: Signature, inputs: str | None, outputs: str | None) -> tuple[Arrays, Arrays]:
     """The golden pair; generated inputs without outputs where there is none, or none of the sizes that were fixed."""
     if inputs and outputs:
@@ -249,4 +256,13 @@ def _plain(value: object) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    serve({"export": export, "check": check, "answer": answer, "inspect": inspect, "external_files": external_files})
+    serve(
+        {
+            "export": export,
+            "check": check,
+            "answer": answer,
+            "inspect": inspect,
+            "weights": weights,
+            "external_files": external_files,
+        }
+    )

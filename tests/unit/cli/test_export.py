@@ -52,6 +52,33 @@ def test_one_failing_format_does_not_stop_the_others(model: ModelFolder, capsys:
     assert data["failed"][0]["hint"]
 
 
+def test_runtime_without_a_format_is_a_reason_beside_what_was_made(
+    model: ModelFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit_code(str(model.root), "--to", "snpe,onnx,rknn") == 1
+    printed = capsys.readouterr()
+    assert [line.split()[1] for line in printed.out.splitlines() if line.startswith("│")] == ["snpe", "onnx", "rknn"]
+    assert "failed: this version of runoff makes no files for SNPE" in printed.out
+    assert "hint for snpe: SNPE is reached by: runoff export MODEL --to onnx" in printed.err
+
+
+def test_static_format_refuses_a_dynamic_batch_and_the_others_take_it(
+    model: ModelFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit_code(str(model.root), "--to", "litert,onnx", "--batch", "dynamic", "--json") == 1
+    data = json.loads(capsys.readouterr().out)
+    assert [row["package"] for row in data["made"]] == ["onnx-fp32"]
+    assert "made for one batch size each" in data["failed"][0]["message"]
+
+
+def test_precision_that_only_quantising_gives_is_refused_with_its_command(
+    model: ModelFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit_code(str(model.root), "--to", "openvino", "--precision", "int8", "--json") == 1
+    failed = json.loads(capsys.readouterr().out)["failed"]
+    assert failed[0]["hint"] == f"runoff quantize {model.root} --precision int8-static --backend openvino"
+
+
 def test_bare_file_is_exported_in_the_folder_asked_for(
     model: ModelFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
