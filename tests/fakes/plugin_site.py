@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runoff import auto
 from runoff.backends import table
 
 MODULE = "runoff_fake_backend"
@@ -41,10 +42,16 @@ def plugged_in(folder: Path) -> Iterator[Path]:
         paths = [str(site), *(path for path in os.getenv("PYTHONPATH", "").split(os.pathsep) if path)]  # noqa: TID251
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.syspath_prepend(site)
-        table.forget_plugins()
+        _forget()
         try:
             yield site
         finally:
             sys.modules.pop(MODULE, None)
-            table.forget_plugins()
+            _forget()
+    _forget()
+
+
+def _forget() -> None:
+    """What is installed has changed: the table of backends, and the environment that the front door looked at once."""
     table.forget_plugins()
+    auto._environment.cache_clear()
