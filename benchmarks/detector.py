@@ -80,6 +80,9 @@ class Detector(nn.Module):
 
     def __init__(self, size: int = 320) -> None:
         super().__init__()
+        self.cells: Tensor
+        self.strides: Tensor
+        self.bins: Tensor
         widths = (16, 32, 64, 128, 256)
         self.stem = Conv(3, widths[0], 3, 2)
         self.stages = nn.ModuleList(
@@ -112,7 +115,7 @@ class Detector(nn.Module):
         middle = self.join_16(torch.cat((self.down_16(small), middle), dim=1))
         large = self.join_32(torch.cat((self.down_32(middle), scale_32), dim=1))
         found = torch.cat([head(x) for head, x in zip(self.heads, (small, middle, large), strict=True)], dim=2)
-        sides, scores = found.split((4 * BINS, CLASSES), dim=1)
+        sides, scores = torch.split(found, [4 * BINS, CLASSES], dim=1)
         return torch.cat((self._boxes(sides), scores.sigmoid()), dim=1)
 
     def _boxes(self, sides: Tensor) -> Tensor:

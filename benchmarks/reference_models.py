@@ -6,14 +6,15 @@ over a range that training would have tamed, so figures of error at 8 bits are a
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runoff.models.folder import ModelFolder, add_package, describe_tree, staging
-from runoff.models.manifest import MadeBy, PackageEntry
+from runoff.models.folder import ModelFolder, add_package, describe_tree, read_folder, staging
+from runoff.models.manifest import MANIFEST_NAME, MadeBy, PackageEntry
 from runoff.types import Precision
 
 if TYPE_CHECKING:
@@ -82,6 +83,16 @@ MODELS = {
         ReferenceModel("vit_b16", "ViT-B/16", lambda: make_vision("ViT")),
     )
 }
+
+
+def model_folder(work: Path, name: str) -> ModelFolder:
+    """The model's folder below `work`, made where it is not there yet."""
+    root = work / "models" / name
+    if (root / MANIFEST_NAME).is_file():
+        return read_folder(root)
+    shutil.rmtree(root, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    return package_model(name, root)
 
 
 def package_model(name: str, folder: Path) -> ModelFolder:

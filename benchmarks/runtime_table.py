@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from output import machine_line, replace_section
 from reference_models import MODELS
 from runtime_cells import Cell, Form, Result
 
@@ -14,20 +15,6 @@ BEGIN = "<!-- table of runtimes: begin; `python benchmarks/runtimes.py --write` 
 END = "<!-- table of runtimes: end -->"
 TARGET = 0.85
 _MIB = 2**20
-
-
-def replace_section(page: str, begin: str, end: str, lines: Iterable[str]) -> str:
-    """A page with other lines between two markers.
-
-    Raises:
-        ValueError: one of the markers is not there.
-    """
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not found or not closed:
-        message = f"the page has no section between {begin!r} and {end!r}"
-        raise ValueError(message)
-    return "\n".join((f"{head}{begin}", "", *lines, "", f"{end}{tail}"))
 
 
 def write_page(forms: Sequence[Form], results: Sequence[Result], note: str) -> int:
@@ -63,23 +50,19 @@ def page_lines(forms: Sequence[Form], results: Sequence[Result], note: str) -> l
 
 
 def _heading(results: Sequence[Result], note: str) -> list[str]:
-    facts = results[0].facts
-    versions = [f"{name.removeprefix('library.')} {value}" for name, value in _versions(facts)]
-    threads = sorted({result.threads for result in results})
-    days = sorted({(result.raced_at or "")[:10] for result in results})
-    lines = [
-        "Each cell: latency over that of the fastest form of the model, largest relative error, MiB, seconds to open (imports",
-        "included). Batch 1, fp32, random weights; `exact` of [choosing](choosing.md) is the limit of the error. `b1`: made for batch 1",
-        "only. A dash has a reason below.",
+    machine = machine_line(
+        [result.facts for result in results],
+        [result.threads for result in results],
+        [(result.raced_at or "")[:10] for result in results],
+    )
+    return [
+        "Each cell: latency over that of the fastest form of the model, largest relative error, size, seconds to open",
+        "(imports included). Batch 1, fp32, random weights; `exact` of [choosing](choosing.md) limits the error.",
+        "`b1`: made for batch 1, by its format or because the converter takes no other. A dash has a reason below.",
         "",
-        f"{facts.get('cpu.model', 'unknown CPU')}, {'/'.join(map(str, threads))} thread{'s' * (threads != [1])}, "
-        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}; {', '.join(versions)}.",
+        machine,
+        *([note] if note else []),
     ]
-    return [*lines, *([note] if note else [])]
-
-
-def _versions(facts: dict[str, str]) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in sorted(facts.items()) if name.startswith("library.") and value]
 
 
 def _cell_text(form: Form, result: Result, reasons: dict[str, int]) -> str:
@@ -127,7 +110,8 @@ def print_table(forms: Sequence[Form], results: Sequence[Result]) -> int:
             elif cell.reason:
                 state = f"{seconds}: {cell.reason}"
             else:
-                state = f"{seconds}: {cell.p50_ms or 0:9.3f} ms, error {cell.max_rel or 0:.1e}, open in {cell.load_s or 0:.2f} s"
+                figures = f"{cell.p50_ms or 0:9.3f} ms, error {cell.max_rel or 0:.1e}, open in {cell.load_s or 0:.2f} s"
+                state = f"{seconds}: {figures}"
             print(f"  {form.id:<24} {state}")
     timed = [result for result in results if result.cells]
     if not timed:

@@ -11,13 +11,13 @@ held against the reference's under the contract `exact`, and timed in turns. The
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from pathlib import Path
 
 import msgspec
-from reference_models import MODELS, package_model
+from output import listener, say
+from reference_models import MODELS, model_folder
 from runtime_cells import Cell, Conversion, Form, Result, list_forms, read_result, save
 from runtime_table import print_table, write_page
 
@@ -26,27 +26,16 @@ from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import ExportError, ModelError, RunoffError
 from runoff.export.run import ExportOptions, export_package, find_package
 from runoff.models.folder import ModelFolder, Package, read_folder
-from runoff.models.manifest import MANIFEST_NAME
 from runoff.race.api import race_model
 from runoff.race.candidates import wrong_platform
 from runoff.race.decide import outside_contract
 from runoff.race.fidelity import Contract
-from runoff.race.options import Event, RaceOptions
+from runoff.race.options import RaceOptions
 from runoff.race.record import Record
 from runoff.types import Precision
 
 _REASON_LENGTH = 220
 _GIB = 2**30
-
-
-def model_folder(work: Path, name: str) -> ModelFolder:
-    """The model's folder below `work`, made where it is not there yet."""
-    root = work / "models" / name
-    if (root / MANIFEST_NAME).is_file():
-        return read_folder(root)
-    shutil.rmtree(root, ignore_errors=True)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    return package_model(name, root)
 
 
 def convert(folder: ModelFolder, form: Form, timeout_s: float) -> Conversion:
@@ -104,11 +93,7 @@ def race(folder: ModelFolder, names: list[str], arguments: argparse.Namespace) -
         samples=16,
         force=arguments.again,
     )
-
-    def show(event: Event) -> None:
-        say(f"{folder.manifest.name}: {event.stage}: {event.detail}")
-
-    return race_model(folder.root, options, show).record
+    return race_model(folder.root, options, listener(folder.manifest.name)).record
 
 
 def measure(name: str, forms: list[Form], arguments: argparse.Namespace, environment: Environment) -> Result:
@@ -132,7 +117,7 @@ def measure(name: str, forms: list[Form], arguments: argparse.Namespace, environ
     }
     started = time.perf_counter()
     record = race(folder, list(runnable), arguments)
-    say(f"{name}: raced {len(runnable)} candidates in {time.perf_counter() - started:.0f} s\n")
+    say(f"{name}: raced {len(runnable)} candidates in {time.perf_counter() - started:.0f} s")
     for form in list_forms():
         if form.id in result.conversions:
             result.cells[form.id] = make_cell(folder, form, result.conversions[form.id], record, environment)
@@ -157,23 +142,15 @@ def make_cell(
     entrant = found[0]
     timing = entrant.timing(1)
     outside = outside_contract(entrant, record, folder.manifest.reference, Contract())
-    reason = entrant.failure or outside or (None if timing else "was not timed")
+    red = entrant.failure or outside or (None if timing else "was not timed")
     return msgspec.structs.replace(
         made,
-        reason=" ".join(reason.split())[:_REASON_LENGTH] if reason else None,
+        reason=" ".join(red.split())[:_REASON_LENGTH] if red else None,
         max_rel=entrant.fidelity.max_rel if entrant.fidelity else None,
         p50_ms=timing.p50_ms if timing else None,
         spread=timing.spread if timing else None,
         load_s=entrant.load_s,
     )
-
-
-def say(line: str) -> None:
-    """One line of progress that the next one replaces, or a line of its own where nobody looks on."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    else:
-        print(f"{time.strftime('%H:%M:%S')} {line.rstrip()}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
