@@ -22,6 +22,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
+
 from choice_cells import (
     CONTRACTS,
     INSTALLS,
@@ -37,7 +38,6 @@ from choice_cells import (
 from choice_table import print_choice, print_summary, write_page
 from output import listener, say
 from reference_models import MODELS, model_folder
-
 from runoff.environment.describe import Environment, describe_environment
 from runoff.models.folder import ModelFolder, read_folder, write_atomically
 from runoff.race.api import race_model

@@ -21,7 +21,6 @@ from choice_cells import (
 )
 from output import machine_line, replace_section
 from reference_models import MODELS
-
 from runoff.race.fidelity import Level
 
 PAGE = Path(__file__).parent.parent / "docs" / "choosing.md"

@@ -66,6 +66,7 @@ def make_vision(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 def make_detector() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A detector of the shape of YOLOv8n at 320 x 320; see `detector.py`."""
     import torch
+
     from detector import Detector
 
     return Detector(), {"images": torch.rand(2, 3, 320, 320)}

@@ -16,11 +16,9 @@ import time
 from pathlib import Path
 
 import msgspec
+
 from output import listener, say
 from reference_models import MODELS, model_folder
-from runtime_cells import Cell, Conversion, Form, Result, list_forms, read_result, save
-from runtime_table import print_table, write_page
-
 from runoff.backends.row import BackendRow
 from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import ExportError, ModelError, RunoffError
@@ -33,6 +31,8 @@ from runoff.race.fidelity import Contract
 from runoff.race.options import RaceOptions
 from runoff.race.record import Record
 from runoff.types import Precision
+from runtime_cells import Cell, Conversion, Form, Result, list_forms, read_result, save
+from runtime_table import print_table, write_page
 
 _REASON_LENGTH = 220
 _GIB = 2**30
