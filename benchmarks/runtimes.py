@@ -30,7 +30,7 @@ from runoff.race.decide import outside_contract
 from runoff.race.fidelity import Contract
 from runoff.race.options import RaceOptions
 from runoff.race.record import Record
-from runoff.types import Precision
+from runoff.types import CPU, Precision
 from runtime_cells import Cell, Conversion, Form, Result, list_forms, read_result, save
 from runtime_table import print_table, write_page
 
@@ -74,6 +74,8 @@ def cannot_run(row: BackendRow, environment: Environment) -> str | None:
     elsewhere = wrong_platform(row)
     if elsewhere is not None:
         return elsewhere
+    if CPU.kind not in row.devices:
+        return f"{row.title} runs on {' and '.join(row.devices)} only"
     facts = environment.libraries.get(row.library) if row.library else None
     if row.library is None or (facts is not None and facts.version is not None and facts.problem is None):
         return None
