@@ -99,7 +99,7 @@ def core_line(forms: Sequence[Form], results: Sequence[Result]) -> str:
 
 
 def print_table(forms: Sequence[Form], results: Sequence[Result]) -> int:
-    """Print every cell; 1 where fewer of the core cells are green than there should be."""
+    """Print every cell; 1 where fewer of the core cells that were tried are green than there should be."""
     for result in results:
         print(f"\n{MODELS[result.model].title}")
         for form in forms:
@@ -117,5 +117,5 @@ def print_table(forms: Sequence[Form], results: Sequence[Result]) -> int:
     if not timed:
         return 0
     print(f"\n{core_line(forms, timed)}")
-    cells = core_cells(forms, timed)
-    return 0 if sum(cell is not None and cell.reason is None for cell in cells) >= TARGET * len(cells) else 1
+    tried = [cell for cell in core_cells(forms, timed) if cell is not None]
+    return 0 if sum(cell.reason is None for cell in tried) >= TARGET * len(tried) else 1
