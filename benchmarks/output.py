@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from runoff.environment.libraries import LIBRARIES
 from runoff.race.options import Event, Listener
 
 
@@ -46,10 +47,10 @@ def machine_line(facts: Sequence[Mapping[str, str]], threads: Iterable[int], day
     counts = sorted(set(threads))
     dates = sorted(set(days))
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    names = sorted({name for values in facts for name in values if name.startswith("library.")})
+    known = {library.id for library in LIBRARIES}
     versions = []
-    for name in names:
+    for name in sorted({name for values in facts for name in values} & known):
         values = sorted({value for fact in facts if (value := fact.get(name))})
-        versions += [f"{name.removeprefix('library.')} {'/'.join(values)}"] if values else []
+        versions.append(f"{name} {'/'.join(values)}")
     word = "thread" if counts == [1] else "threads"
     return f"{', '.join(cpus)}, {'/'.join(map(str, counts))} {word}, {span}; {', '.join(versions)}."

@@ -16,7 +16,7 @@ from runtime_cells import Cell, Conversion, Form, Result, list_forms, read_resul
 from runtime_table import BEGIN, END, PAGE, core_line, page_lines
 
 FORMS = [Form(table.row("onnx"), "onnx"), Form(table.row("litert"), "litert"), Form(table.row("ncnn"), "ncnn")]
-FACTS = {"cpu.model": "A CPU", "library.onnxruntime": "1.31.1"}
+FACTS = {"cpu.model": "A CPU", "onnxruntime": "1.31.1"}
 
 
 def _result() -> Result:
