@@ -76,9 +76,10 @@ def findings(choices: Sequence[ModelChoice]) -> Iterator[str]:
         orders = ", ".join(f"{name} {_ratio(order_ratio(cells, name))}" for name in ORDERS)
         installs = ", ".join(f"{name} {_ratio(install_ratio(cells, name))}" for name in INSTALLS)
         yield (
-            f"- `{level}`: the pick is within 5 % of the best in {strict} of {len(cells)} cells, and in {held} within 5 % or "
-            f"the spread of that timing (largest regret {worst.regret:.2f}). Latency over the pick's, geometric mean: {orders}; the best of one "
-            f"runtime alone: {installs}. Both static orders are over 5 % slower on {_count(choices, (level,))}."
+            f"- `{level}`: the pick is within 5 % of the best in {strict} of {len(cells)} cells, and in {held} within "
+            f"5 % or the spread of that timing (largest regret {worst.regret:.2f}). Latency over the pick's, geometric "
+            f"mean: {orders}; the best of one runtime alone: {installs}. Both static orders are over 5 % slower on "
+            f"{_count(choices, (level,))}."
         )
     yield f"- Over all contracts both static orders are over 5 % slower on {_count(choices, CONTRACTS)}."
     yield f"- {_start_finding(choices)}"
