@@ -44,7 +44,16 @@ def trace(source: Package, signature: Signature, options: StepOptions) -> torch.
     program = load_program(source.main_file)
     if signature != source.signature:
         program = recapture(program, source.signature, options)
-    module = Ordered(program.module())
+    computed = [node.name for node in program.graph.nodes if isinstance(node.meta.get("val"), torch.SymInt)]
+    if computed:
+        raise ExportError(
+            f"torch.jit.trace cannot capture {source.id}: it computes sizes from a dynamic batch ({computed[0]})",
+            hint="a trace would take them as constants: ask for a fixed batch with batch=N",
+        )
+    graph = program.module()
+    # The hook that checks inputs cannot be traced; a session checks them itself.
+    graph._forward_pre_hooks.clear()
+    module = Ordered(graph)
     # A trace computes: integers stay valid for any table that the model looks them up in.
     limits = {spec.name: 2 for spec in signature.inputs if spec.dtype.startswith(("int", "uint"))}
     tensors = example(signature, options, limits)
@@ -56,7 +65,7 @@ def trace(source: Package, signature: Signature, options: StepOptions) -> torch.
     except Exception as error:
         raise ExportError(
             f"torch.jit.trace cannot capture {source.id}: {first_line(error)}",
-            hint="sizes that are computed from a dynamic batch cannot be traced: ask for a fixed one with batch=N",
+            hint="ask for a fixed batch with batch=N",
         ) from error
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import runoff
 from conformance.builders import NETS, build
 from fakes.packages import file_package, spec
 from runoff.backends import table
@@ -156,10 +157,26 @@ def test_compiling_without_a_compiler_gives_the_reason(
     assert "g++" in str(caught.value.hint)
 
 
-def test_tracing_sizes_of_a_dynamic_batch_gives_the_reason(tmp_path: Path) -> None:
+def test_trace_runs_at_any_batch_where_no_size_is_computed_from_it(tmp_path: Path) -> None:
     source = read_folder(DIGITS).reference
     trace = table.load("runoff.export.torchscript:from_torch_export")
-    with pytest.raises(ExportError, match="cannot capture") as caught:
+    made = trace(source, tmp_path, StepOptions())
+    package = file_package(tmp_path / made.main_file, source.signature, backend="torch", format_id="torchscript")
+    images = np.random.default_rng(0).random((5, *source.signature.inputs[0].shape[1:]), np.float32)
+    inputs = {source.signature.inputs[0].name: images}
+    with _open(package) as traced, _open(source) as original:
+        for name, expected in original.run(inputs).items():
+            np.testing.assert_allclose(traced.run(inputs)[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tracing_sizes_of_a_dynamic_batch_gives_the_reason(tmp_path: Path) -> None:
+    class Halves(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(x.shape[0] * 2, 4).reshape(x.shape[0], 2, 4).sum(1)
+
+    source = runoff.package(Halves(), {"x": torch.ones(2, 8)}, tmp_path / "halves").reference
+    trace = table.load("runoff.export.torchscript:from_torch_export")
+    with pytest.raises(ExportError, match="computes sizes from a dynamic batch") as caught:
         trace(source, tmp_path, StepOptions())
     assert "batch=N" in str(caught.value.hint)
     assert trace(source, tmp_path, StepOptions(batch=2)).main_file == "model.pt"
