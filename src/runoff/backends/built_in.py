@@ -146,6 +146,28 @@ BUILT_IN: tuple[BackendRow, ...] = (
         platforms=("darwin",),
         check="runoff.export.coreml:check_package",
     ),
+    BackendRow(
+        id="ort-web",
+        title="ONNX Runtime Web",
+        library=None,
+        formats=("web",),
+        devices=("cpu",),
+        precisions=(Precision.FP32, Precision.INT8),
+        target="runoff.backends.ort_web:OrtWebBackend",
+        variants=(Variant("", opt_in=True),),
+        notes="for browsers; runs here in Node.js, by WebAssembly",
+    ),
+    BackendRow(
+        id="tfjs",
+        title="TensorFlow.js",
+        library=None,
+        formats=("tfjs",),
+        devices=("cpu",),
+        precisions=(Precision.FP32,),
+        target="runoff.backends.tfjs:TfjsBackend",
+        variants=(Variant("", opt_in=True),),
+        notes="for browsers; runs here in Node.js, by WebAssembly, on one thread",
+    ),
 )
 
 ALIASES = {
@@ -159,6 +181,8 @@ ALIASES = {
     "tensorrt": "trt",
     "tflite": "litert",
     "ai-edge-litert": "litert",
+    "onnxruntime-web": "ort-web",
+    "tensorflow.js": "tfjs",
 }
 ABSENT = {"trt": "TensorRT"}
 """Names that users of the field know and that this version has no backend for: refused by name, not as a typo."""

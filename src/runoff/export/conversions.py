@@ -26,6 +26,8 @@ TORCHSCRIPT = "torchscript"
 ONNX_FUSED = "onnx-fused"
 NCNN = "ncnn"
 MLPACKAGE = "mlpackage"
+WEB = "web"
+TFJS = "tfjs"
 
 
 def state_name(state: State) -> str:
@@ -42,6 +44,7 @@ class Step(msgspec.Struct, frozen=True):
         extra: the extra of runoff that brings them.
         cost: relative effort and risk; the cheapest path wins.
         raced: whether a race takes it unasked where its source is there; else only the first format of each backend.
+        javascript: the set of JavaScript packages that it needs, see `environment.javascript`.
     """
 
     source_format: str
@@ -53,6 +56,7 @@ class Step(msgspec.Struct, frozen=True):
     extra: str
     cost: int = 1
     raced: bool = False
+    javascript: str | None = None
 
     @property
     def source(self) -> State:
@@ -166,4 +170,9 @@ STEPS: tuple[Step, ...] = (
         )
         for precision in (_FP32, Precision.FP16)
     ),
+    *(
+        Step(ONNX, precision, WEB, precision, "runoff.export.web:from_onnx", ("onnx",), "export", 3, javascript="ort-web")
+        for precision in (_FP32, Precision.INT8)
+    ),
+    Step(ONNX, _FP32, TFJS, _FP32, "runoff.export.tfjs:from_onnx", ("onnx",), "export", 4, javascript="tfjs"),
 )

@@ -60,7 +60,8 @@ def package_of(candidate: str) -> str:
 def _for_backends(folder: ModelFolder, options: RaceOptions) -> Iterator[Wanted]:
     makeable = {step.target_format for step in STEPS}
     for row in table.rows().values():
-        if row.formats[0] in makeable and _competes(row, options):
+        unasked = row.variants[0].opt_in and not options.backends
+        if row.formats[0] in makeable and _competes(row, options) and not unasked:
             for batch in _missing_batches(folder, row, options.batches):
                 yield Wanted(row, row.formats[0], Precision.FP32, batch)
 
