@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 import msgspec
@@ -24,7 +24,7 @@ from runoff.backends.protocol import CheckedSession, session_closed
 from runoff.environment import javascript
 from runoff.errors import FormatMismatch, RuntimeLoadError, RuntimeRunError
 from runoff.models.arrays import Array, Arrays, dtype_name, numpy_dtype
-from runoff.models.folder import Package
+from runoff.models.folder import Package, resolve
 from runoff.types import DType, Signature
 
 CONFIG_FILE = "page.json"
@@ -245,6 +245,21 @@ def check_files(package: Package) -> None:
             )
 
 
+def package_file(package: Package, name: str) -> str:
+    """The path of a file beside the page, which must be one of the package.
+
+    Raises:
+        RuntimeLoadError: the manifest does not list it.
+        PathEscapes: a symlink leads out of the model folder.
+    """
+    place = PurePosixPath(package.entry.files[0].path).with_name(name).as_posix()
+    if place not in {file.path for file in package.entry.files}:
+        raise RuntimeLoadError(
+            f"cannot open package {package.id!r}: {name!r} is none of its files", hint="export the package again"
+        )
+    return str(resolve(package.root, place).resolve())
+
+
 class PageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`page.json`: what the page shows and runs.
 
@@ -290,5 +305,3 @@ def read_config(path: Path, runtime: str) -> PageConfig:
         if Path(name).name != name:
             raise FormatMismatch(f"{place} names {name!r}, which is no file beside it")
     return config
-
-

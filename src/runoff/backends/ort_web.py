@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runoff.backends import table
-from runoff.backends.node import NodeSession, check_files, read_config
+from runoff.backends.node import NodeSession, check_files, package_file, read_config
 from runoff.backends.protocol import Session, SessionOptions
 from runoff.backends.threads import default_threads
 from runoff.environment.javascript import pinned_version
@@ -26,15 +26,14 @@ class OrtWebBackend:
                 f"package {package.id!r} computes in {own}, not in {options.precision}", hint="leave the precision out"
             )
         check_files(package)
-        folder = package.main_file.parent
         try:
             config = read_config(package.main_file, "ort-web")
         except FormatMismatch as error:
             raise RuntimeLoadError(f"cannot open package {package.id!r}: {error.message}", hint=error.hint) from error
         num_threads = options.num_threads or default_threads()
         opening = {
-            "model": str((folder / config.model).resolve()),
-            "external": [str((folder / name).resolve()) for name in config.external],
+            "model": package_file(package, config.model),
+            "external": [package_file(package, name) for name in config.external],
             "threads": num_threads,
         }
         facts = {

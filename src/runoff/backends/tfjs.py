@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runoff.backends import table
-from runoff.backends.node import NodeSession, check_files, read_config
+from runoff.backends.node import NodeSession, check_files, package_file, read_config
 from runoff.backends.protocol import Session, SessionOptions
 from runoff.environment.javascript import pinned_version
 from runoff.errors import FormatMismatch, RuntimeLoadError
@@ -38,7 +38,8 @@ class TfjsBackend:
         except FormatMismatch as error:
             raise RuntimeLoadError(f"cannot open package {package.id!r}: {error.message}", hint=error.hint) from error
         opening = {
-            "model": str((package.main_file.parent / config.model).resolve()),
+            "model": package_file(package, config.model),
+            "external": [package_file(package, name) for name in config.external],
             "dtypes": {spec.name: spec.dtype.value for spec in package.signature.outputs},
         }
         facts = {

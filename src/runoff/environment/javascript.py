@@ -103,7 +103,7 @@ def install_packages(package_set: str) -> Path:
         raise BackendNotInstalled("npm is not installed: there is no `npm` on PATH", hint=_NODE_HINT)
     if settings.offline():
         raise BackendNotInstalled(
-            f"the JavaScript packages of {package_set!r} are not in the cache, and RUNOFF_OFFLINE forbids to fetch them",
+            f"the JavaScript packages of {package_set!r} are not in the cache, and RUNOFF_OFFLINE forbids downloads",
             hint="fetch them once without RUNOFF_OFFLINE, or copy the cache from a machine that has them",
         )
     aside = folder.parent.with_name(f"{folder.parent.name}.{os.getpid()}")

@@ -118,7 +118,7 @@ class _Server(http.server.ThreadingHTTPServer):
 class _Handler(http.server.SimpleHTTPRequestHandler):
     extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, **_TYPES}  # noqa: RUF012 - as in the base
 
-    def do_POST(self) -> None:  # noqa: N802 - the base class names it
+    def do_POST(self) -> None:
         """Take the result."""
         server = self.server
         assert isinstance(server, _Server)  # noqa: S101 - the only server of this handler
@@ -132,7 +132,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
         server.arrived.set()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
 

@@ -171,7 +171,9 @@ STEPS: tuple[Step, ...] = (
         for precision in (_FP32, Precision.FP16)
     ),
     *(
-        Step(ONNX, precision, WEB, precision, "runoff.export.web:from_onnx", ("onnx",), "export", 3, javascript="ort-web")
+        Step(
+            ONNX, precision, WEB, precision, "runoff.export.web:from_onnx", ("onnx",), "export", 3, javascript="ort-web"
+        )
         for precision in (_FP32, Precision.INT8)
     ),
     Step(ONNX, _FP32, TFJS, _FP32, "runoff.export.tfjs:from_onnx", ("onnx",), "export", 4, javascript="tfjs"),

@@ -77,8 +77,8 @@ def write_page(
         **facts,
     )
     (destination / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))
-    for path in ("index.html", "page.css", "page.js", "image.js", "tensors.js", f"{config.runtime}.js"):
-        shutil.copyfile(WEB / "page" / path, destination / path)
+    for name in ("index.html", "page.css", "page.js", "image.js", "tensors.js", f"{config.runtime}.js"):
+        shutil.copyfile(WEB / "page" / name, destination / name)
     shutil.copyfile(WEB / "runtimes" / f"{config.runtime}.js", destination / "runtime.js")
     (destination / "runtime").mkdir()
     for name, path in runtime_files.items():
@@ -187,5 +187,3 @@ def _hold(place: str, outputs: Arrays, expected: Arrays, limit: float) -> str:
             hint="the model may run as an onnx package elsewhere",
         )
     return f"largest error {error:.1e}"
-
-

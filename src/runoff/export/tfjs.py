@@ -140,9 +140,7 @@ def _values(model: Any) -> dict[str, Value]:
     """Every value that the graph says something about: constants, and what shape inference found."""
     graph = model.graph
     values = {info.name: _value(info) for info in (*graph.input, *graph.output, *graph.value_info)}
-    constants: dict[str, Array] = {
-        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer
-    }
+    constants: dict[str, Array] = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = np.asarray(next(iter(_attributes(node).values())))

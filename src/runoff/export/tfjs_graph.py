@@ -50,7 +50,7 @@ def number(value: float) -> dict[str, Any]:
     return {"f": value}
 
 
-def flag(value: bool) -> dict[str, Any]:  # noqa: FBT001 - the value itself
+def flag(*, value: bool) -> dict[str, Any]:
     """A boolean attribute."""
     return {"b": value}
 

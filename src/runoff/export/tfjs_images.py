@@ -54,9 +54,7 @@ def conv(values: Values, call: Call) -> Nhwc:
     return Nhwc(values.graph.node("ConcatV2", (*parts, values.integer(3)), {"N": whole(groups)}))
 
 
-def _convolve(
-    values: Values, op: str, x: str, filters: Array, bias: Array | None, attributes: dict[str, Any]
-) -> str:
+def _convolve(values: Values, op: str, x: str, filters: Array, bias: Array | None, attributes: dict[str, Any]) -> str:
     weights = values.graph.constant(np.ascontiguousarray(filters))
     if bias is None:
         plain = "Conv2D" if op == "_FusedConv2D" else "DepthwiseConv2dNative"
@@ -158,13 +156,13 @@ def _with_ceiling(
 def global_average_pool(values: Values, call: Call) -> Nhwc:
     """The mean of each channel."""
     inputs = (values.nhwc(call.inputs[0]), values.integers([1, 2]))
-    return Nhwc(values.graph.node("Mean", inputs, {"keep_dims": flag(True)}))
+    return Nhwc(values.graph.node("Mean", inputs, {"keep_dims": flag(value=True)}))
 
 
 def global_max_pool(values: Values, call: Call) -> Nhwc:
     """The largest value of each channel."""
     inputs = (values.nhwc(call.inputs[0]), values.integers([1, 2]))
-    return Nhwc(values.graph.node("Max", inputs, {"keep_dims": flag(True)}))
+    return Nhwc(values.graph.node("Max", inputs, {"keep_dims": flag(value=True)}))
 
 
 def resize(values: Values, call: Call) -> Nhwc:
@@ -189,7 +187,8 @@ def resize(values: Values, call: Call) -> Nhwc:
     else:
         raise ExportError("Resize by a factor needs images of a fixed size")
     op = "ResizeBilinear" if mode == "linear" else "ResizeNearestNeighbor"
-    attributes = {"align_corners": flag(place == "align_corners"), "half_pixel_centers": flag(place == "half_pixel")}
-    return Nhwc(
-        values.graph.node(op, (values.nhwc(call.inputs[0]), values.integers([height, width])), attributes)
-    )
+    attributes = {
+        "align_corners": flag(value=place == "align_corners"),
+        "half_pixel_centers": flag(value=place == "half_pixel"),
+    }
+    return Nhwc(values.graph.node(op, (values.nhwc(call.inputs[0]), values.integers([height, width])), attributes))

@@ -7,7 +7,7 @@ layout, and once; what works element by element stays in the layout that its inp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,13 +18,17 @@ from runoff.models.arrays import Array
 
 TO_NHWC = (0, 2, 3, 1)
 TO_NCHW = (0, 3, 1, 2)
-Shape = tuple[int | str, ...]
+Shape: TypeAlias = tuple[int | str, ...]
 
 
 class Nhwc(msgspec.Struct, frozen=True):
     """The name of a node whose output is an image batch in NHWC."""
 
     name: str
+
+
+Answer: TypeAlias = str | Nhwc | list[str]
+"""What an operator's function answers: the node of its output, or those of all of its outputs."""
 
 
 class Value(msgspec.Struct):
@@ -159,7 +163,9 @@ class Values:
 
     def _can_follow(self, name: str) -> bool:
         value = self[name]
-        return value.constant is not None or value.nhwc is not None or (value.shape is not None and len(value.shape) == 4)
+        return (
+            value.constant is not None or value.nhwc is not None or (value.shape is not None and len(value.shape) == 4)
+        )
 
     def _follow(self, name: str) -> str:
         value = self[name]

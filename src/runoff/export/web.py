@@ -67,9 +67,10 @@ def _copy_model(source: Package, destination: Path) -> tuple[str, ...]:
     files[_MODEL] = source.main_file
     sizes = {name: path.stat().st_size for name, path in files.items()}
     largest = max(sizes, key=lambda name: sizes[name])
-    if sizes[largest] > _MAX_FILE_BYTES or sum(sizes.values()) > _MAX_MODEL_BYTES:
+    total = sum(sizes.values())
+    if sizes[largest] > _MAX_FILE_BYTES or total > _MAX_MODEL_BYTES:
         raise ExportError(
-            f"{source.id} has {sum(sizes.values()) / 2**30:.1f} GiB, {sizes[largest] / 2**30:.1f} in one file: a browser "
+            f"{source.id} has {total / 2**30:.1f} GiB, {sizes[largest] / 2**30:.1f} of them in {largest}: a browser "
             "holds less than 2 GiB in one file and 3 GiB in all",
             hint="quantise the model: runoff quantize MODEL --precision int8-static",
         )

@@ -27,21 +27,29 @@ const OPENERS = {
       provider: "wasm",
     });
   },
-  tfjs: async ({ model, dtypes }) => {
+  tfjs: async ({ model, external, dtypes }) => {
     const require = createRequire(path.join(modules, "runoff.js"));
     const core = require("@tensorflow/tfjs-core");
     const { loadGraphModel } = require("@tensorflow/tfjs-converter");
     require("@tensorflow/tfjs-backend-cpu");
     require("@tensorflow/tfjs-backend-wasm");
     const tf = { ...core, loadGraphModel };
-    return openTfjs({ tf, source: { load: () => readArtifacts(model) }, dtypes, provider: "wasm" });
+    return openTfjs({ tf, source: { load: () => readArtifacts(model, external) }, dtypes, provider: "wasm" });
   },
 };
 
-async function readArtifacts(file) {
+// Only the files that the parent names are read, whatever model.json says.
+async function readArtifacts(file, external) {
   const { modelTopology, weightsManifest, signature, format } = JSON.parse(await readFile(file, "utf8"));
-  const paths = weightsManifest.flatMap((group) => group.paths);
-  const parts = await Promise.all(paths.map((name) => readFile(path.join(path.dirname(file), name))));
+  const parts = await Promise.all(
+    weightsManifest
+      .flatMap((group) => group.paths)
+      .map((name) => {
+        const found = external.find((place) => path.basename(place) === name);
+        if (!found) throw new Error(`${name} is none of the files of the model`);
+        return readFile(found);
+      }),
+  );
   const all = Buffer.concat(parts);
   return {
     modelTopology,
