@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from runoff.models.arrays import Array
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _FLAGS = (
     "--headless",
-    "--disable-gpu",
     "--disable-quic",
     "--disable-sync",
     "--disable-extensions",
@@ -41,6 +40,7 @@ _FLAGS = (
     # Whatever the page asks for by name does not resolve; it is served by its address.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
+_NO_GPU = ("--disable-gpu",)
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
 _MAX_RESULT_BYTES = 1 << 30
 _STEP_S = 0.2
@@ -72,7 +72,9 @@ def browser_version(program: str) -> str | None:
     return " ".join(done.stdout.split()[:2]) or None
 
 
-def run_in_browser(program: str, folder: Path, provider: str, timeout_s: float) -> Browsed:
+def run_in_browser(
+    program: str, folder: Path, provider: str, timeout_s: float, flags: Sequence[str] = _NO_GPU
+) -> Browsed:
     """Open a page and let it compute its sample.
 
     Args:
@@ -80,6 +82,7 @@ def run_in_browser(program: str, folder: Path, provider: str, timeout_s: float) 
         folder: with the `index.html`.
         provider: what it computes on, one of its `page.json`.
         timeout_s: until the outputs must be there.
+        flags: further ones of the program; the usual one leaves a GPU alone.
 
     Raises:
         ExportError: the browser did not start, the page reported an error, or nothing came in time.
@@ -89,7 +92,7 @@ def run_in_browser(program: str, folder: Path, provider: str, timeout_s: float) 
         raise ExportError(f"{program} does not start")
     with _serve(folder) as server:
         query = urllib.parse.urlencode({"check": server.token, "provider": provider})
-        with _browse(program, f"http://127.0.0.1:{server.server_port}/index.html?{query}") as process:
+        with _browse([program, *flags], f"http://127.0.0.1:{server.server_port}/index.html?{query}") as process:
             waited = 0.0
             while not server.arrived.wait(_STEP_S):
                 waited += _STEP_S
@@ -150,13 +153,13 @@ def _serve(folder: Path) -> Iterator[_Server]:
 
 
 @contextmanager
-def _browse(program: str, address: str) -> Iterator[subprocess.Popen[bytes]]:
+def _browse(command: Sequence[str], address: str) -> Iterator[subprocess.Popen[bytes]]:
     """A browser with a profile of its own; it and all that it started are gone in the end."""
     # Chromium's sandbox refuses to run for root; the page is one that was made here a moment ago.
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory(prefix="runoff-browser-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [program, *_FLAGS, *sandbox, f"--user-data-dir={profile}", address],
+            [*command, *_FLAGS, *sandbox, f"--user-data-dir={profile}", address],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -88,6 +88,7 @@ def list_candidates(
     num_threads: Sequence[int | None],
     device: Device = CPU,
     only: Sequence[str] | None = None,
+    backends: Sequence[str] = (),
 ) -> list[Candidate]:
     """Every candidate of the packages, for each thread count, in the order of the table.
 
@@ -96,6 +97,7 @@ def list_candidates(
         num_threads: thread counts to enter each variant with.
         device: where all of them run.
         only: when given, the ids that compete, such as `torch-fp32+compile`, or one of them with its `@threads`.
+        backends: those that were asked for by name: what is raced only when named is named by them.
 
     Raises:
         UnknownName: `only` names a candidate that does not exist; the message lists those that do.
@@ -107,7 +109,7 @@ def list_candidates(
         if entry.backend == row.id
         for variant in variants_of(entry, row)
         for threads in num_threads
-        if only is not None or not variant.opt_in
+        if only is not None or not variant.opt_in or row.id in backends
     ]
     if only is None:
         return made

@@ -278,7 +278,8 @@ def _candidates(folder: ModelFolder, environment: Environment, options: RaceOpti
         and _is_installed(rows[entry.backend].library, environment)
         and (entry.batch == "dynamic" or entry.batch in options.batches)
     ]
-    found = list_candidates(usable, _threads(environment, options), options.device, options.candidates)
+    threads = _threads(environment, options)
+    found = list_candidates(usable, threads, options.device, options.candidates, options.backends or ())
     wanted = options.precisions
     return [candidate for candidate in found if wanted is None or _runs_at(candidate) & set(wanted)]
 

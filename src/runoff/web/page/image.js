@@ -5,9 +5,14 @@ const LUMA = [0.299, 0.587, 0.114];
 
 // file: a Blob. spec: of the input. options: the `preprocess` of runoff.json. Answers {dtype, shape, data}.
 export async function imageTensor(file, spec, options) {
+  return pixelsTensor(await decode(file), spec, options);
+}
+
+// The same from {data, width, height}, data being red, green, blue and alpha of each pixel.
+export function pixelsTensor(decoded, spec, options) {
   const { size, color = "rgb", resize = "stretch", crop_share: share = 1, pad = 0, invert = false } = options;
   const { scale = 1 / 255, mean = [0], std = [1], layout = "NCHW" } = options;
-  const image = inColor(await decode(file), color);
+  const image = inColor(decoded, color);
   const { pixels, channels } = fit(image, size, resize, share, pad);
   const [height, width] = size;
   const data = new Float32Array(pixels.length);
