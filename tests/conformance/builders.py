@@ -143,7 +143,13 @@ def build(root: Path, net: Net, form: str) -> Package:
         _WRITERS[format_id](folder, net, Precision(precision or "fp32"))
     if format_id == "safetensors":
         requires = {"module": f"fakes.tiny_nets:{type(net.module()).__name__}", "kwargs": {}}
-    first = {"hf": "config.json", "openvino": "model.xml", "ncnn": "model.param", "web": "index.html", "tfjs": "index.html"}.get(format_id)
+    first = {
+        "hf": "config.json",
+        "openvino": "model.xml",
+        "ncnn": "model.param",
+        "web": "index.html",
+        "tfjs": "index.html",
+    }.get(format_id)
     backend = table.backends_for(format_id)[0].id
     files = describe_tree(root, folder, first)
     entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)

@@ -27,7 +27,17 @@ from runoff.types import Device, DType, Precision, Signature, TensorSpec
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 4e-2, "int8": 4e-2}
 """Largest error over the largest magnitude of the output, about four roundings of the precision."""
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "transformers", "litert", "executorch", "ncnn", "onnxruntime-web", "tfjs")
+RUNTIMES = (
+    "torch",
+    "onnxruntime",
+    "openvino",
+    "transformers",
+    "litert",
+    "executorch",
+    "ncnn",
+    "onnxruntime-web",
+    "tfjs",
+)
 
 
 @dataclass(frozen=True)

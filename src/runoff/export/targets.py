@@ -94,7 +94,14 @@ TARGETS: tuple[Target, ...] = (
     Target("rknn", "RKNN", "Rockchip", "export", "onnx", "never", _export("onnx"), "rknn-toolkit2 takes ONNX"),
     Target("rknpu", "RKNPU", "Rockchip", "execution provider", "RknpuExecutionProvider", "never", None, "RK1808"),
     Target(
-        "ort-web", "ONNX Runtime Web", "browsers", "backend", "ort-web", "run", _export("web"), "a page; Node.js, Chromium"
+        "ort-web",
+        "ONNX Runtime Web",
+        "browsers",
+        "backend",
+        "ort-web",
+        "run",
+        _export("web"),
+        "a page; Node.js, Chromium",
     ),
     Target("webgpu", "WebGPU", "browsers", "execution provider", "WebGpuExecutionProvider", "never"),
     Target("tfjs", "TensorFlow.js", "browsers", "backend", "tfjs", "run", _export("tfjs"), "a page; Node.js, Chromium"),

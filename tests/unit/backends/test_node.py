@@ -126,7 +126,7 @@ def _changed(package: Package, tmp_path: Path, name: str, content: bytes) -> Pac
 
 def test_model_that_is_none_is_refused(package: Package, tmp_path: Path) -> None:
     broken = _changed(package, tmp_path, "model.json", b'{"modelTopology": {}, "weightsManifest": []}')
-    with pytest.raises(RuntimeLoadError, match="tfjs .* cannot open package") as caught:
+    with pytest.raises(RuntimeLoadError, match=r"tfjs .* cannot open package") as caught:
         table.backend("tfjs").open(broken, SessionOptions())
     assert caught.value.hint
 

@@ -88,8 +88,12 @@ function crop(image, width, height) {
   return { ...image, pixels, width, height };
 }
 
+// First what shrinks, then what grows, with whole pixel values in between.
 function resized(image, width, height) {
-  return axisResized(axisResized(image, width, true), height, false);
+  const least = [Math.min(width, image.width), Math.min(height, image.height)];
+  const small = axisResized(axisResized(image, least[0], true), least[1], false);
+  const rounded = { ...small, pixels: small.pixels.map(Math.round) };
+  return axisResized(axisResized(rounded, width, true), height, false);
 }
 
 // One axis at a time: each new pixel is a weighted sum of old ones.
