@@ -153,7 +153,14 @@ def build(root: Path, net: Net, form: str) -> Package:
         _WRITERS[format_id](folder, net, Precision(precision or "fp32"))
     if format_id == "safetensors":
         requires = {"module": f"fakes.tiny_nets:{type(net.module()).__name__}", "kwargs": {}}
-    first = {"hf": "config.json", "openvino": "model.xml", "ncnn": "model.param", "iree": "model.vmfb"}.get(format_id)
+    first = {
+        "hf": "config.json",
+        "openvino": "model.xml",
+        "ncnn": "model.param",
+        "iree": "model.vmfb",
+        "web": "index.html",
+        "tfjs": "index.html",
+    }.get(format_id)
     backend = table.backends_for(format_id)[0].id
     files = describe_tree(root, folder, first)
     entry = PackageEntry(folder.name, backend, format_id, Precision(precision or "fp32"), files, requires=requires)
@@ -191,6 +198,14 @@ def _dynamic(net: Net, module: nn.Module, batch: Any) -> Any:
     if isinstance(module, tiny_nets.Narrow):
         return {"inputs": tuple({0: batch} for _ in net.signature.inputs)}
     return {spec.name: {0: batch} for spec in net.signature.inputs}
+
+
+def _write_web(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.web:from_onnx", folder, net, precision, "onnx")
+
+
+def _write_tfjs(folder: Path, net: Net, precision: Precision) -> None:
+    _step("runoff.export.tfjs:from_onnx", folder, net, precision, "onnx")
 
 
 def _write_export(folder: Path, net: Net, precision: Precision) -> None:
@@ -284,4 +299,6 @@ _WRITERS = {
     "onnx": _write_onnx,
     "openvino": _write_openvino,
     "hf": _write_hf,
+    "web": _write_web,
+    "tfjs": _write_tfjs,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import openvino as ov
 import pytest
 
 from conformance.builders import NETS, Net, build
+from fakes.javascript import javascript_cache
 from runoff.backends import table
 from runoff.backends.protocol import PrecisionHint, Session, SessionOptions
 from runoff.environment.libraries import is_importable
@@ -26,7 +28,19 @@ from runoff.types import Device, DType, Precision, Signature, TensorSpec
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 4e-2, "int8": 4e-2}
 """Largest error over the largest magnitude of the output, about four roundings of the precision."""
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "transformers", "litert", "executorch", "ncnn", "iree", "mediapipe")
+RUNTIMES = (
+    "torch",
+    "onnxruntime",
+    "openvino",
+    "transformers",
+    "litert",
+    "executorch",
+    "ncnn",
+    "iree",
+    "mediapipe",
+    "onnxruntime-web",
+    "tfjs",
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,9 @@ def _cases() -> Iterator[Case]:
     for net in ("mlp", "conv"):
         yield Case("litert", "litert/int8", net)
         yield Case("executorch", "executorch/int8", net)
+    yield Case("ort-web", "web", "pooler")
+    yield Case("tfjs", "tfjs", "conv")
+    yield Case("tfjs", "tfjs", "pooler")
     if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         yield Case("openvino", "openvino", "conv", Precision.BF16)
 
@@ -103,8 +120,17 @@ def net(case: Case) -> Net:
     return NETS[case.net]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def javascript(case: Case) -> Iterator[None]:
+    """The cache with the JavaScript packages, for the backends that are JavaScript."""
+    with pytest.MonkeyPatch.context() as patch:
+        if case.backend in ("ort-web", "tfjs"):
+            patch.setenv("RUNOFF_CACHE", str(javascript_cache(case.backend)))
+        yield
+
+
 @pytest.fixture(scope="module")
-def package(case: Case, net: Net, root: Path) -> Package:
+def package(case: Case, net: Net, root: Path, javascript: None) -> Package:
     return build(root, net, case.form)
 
 
@@ -269,7 +295,8 @@ def test_facts_say_what_runs(session: Session, case: Case) -> None:
 def test_threads_are_those_asked_for(
     session: Session, case: Case, package: Package, net: Net, num_threads: int
 ) -> None:
-    only = {"executorch": "one thread pool", "mediapipe": "on one thread"}.get(case.backend)
+    one_thread = {"executorch": "one thread pool", "mediapipe": "on one thread", "tfjs": "one thread"}
+    only = one_thread.get(case.backend)
     if only is not None and num_threads != session.facts["threads"]:
         with pytest.raises(RuntimeLoadError, match=only):
             table.backend(case.backend).open(package, case.session_options(num_threads))
@@ -319,9 +346,11 @@ def test_no_threads_are_refused(case: Case, package: Package) -> None:
 def test_truncated_file_is_refused(case: Case, package: Package, tmp_path: Path) -> None:
     for file in package.entry.files:
         copy = tmp_path / file.sha256
-        shutil.copytree(package.root / package.id, copy / package.id)
+        shutil.copytree(package.root / package.id, copy / package.id, copy_function=os.link)
         damaged = copy / file.path
-        damaged.write_bytes(damaged.read_bytes()[: file.bytes // 2])
+        half = damaged.read_bytes()[: file.bytes // 2]
+        damaged.unlink()
+        damaged.write_bytes(half)
         broken = Package(copy, package.entry, package.signature)
         with pytest.raises(RunoffError) as caught:
             table.backend(case.backend).open(broken, case.session_options())

@@ -45,12 +45,20 @@ def test_step_names_an_extra_of_the_project(step: Step) -> None:
     assert step.extra in pyproject()["project"]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)
+_BY_PIP = [row for row in BUILT_IN if row.library is not None]
+"""Rows whose runtime is a Python library; the others are JavaScript."""
+
+
+def test_only_javascript_runtimes_have_no_library() -> None:
+    assert {row.id for row in BUILT_IN} - {row.id for row in _BY_PIP} == {"ort-web", "tfjs"}
+
+
+@pytest.mark.parametrize("row", _BY_PIP, ids=lambda row: row.id)
 def test_row_names_an_extra_of_the_project(row: BackendRow) -> None:
     assert row.extra in pyproject()["project"]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("row", BUILT_IN, ids=lambda row: row.id)
+@pytest.mark.parametrize("row", _BY_PIP, ids=lambda row: row.id)
 def test_row_names_a_library_that_is_probed(row: BackendRow) -> None:
     assert row.library in {library.id for library in LIBRARIES}
 

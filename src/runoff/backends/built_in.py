@@ -190,6 +190,28 @@ BUILT_IN: tuple[BackendRow, ...] = (
         platforms=("darwin",),
         check="runoff.export.coreml:check_package",
     ),
+    BackendRow(
+        id="ort-web",
+        title="ONNX Runtime Web",
+        library=None,
+        formats=("web",),
+        devices=("cpu",),
+        precisions=(Precision.FP32, Precision.INT8),
+        target="runoff.backends.ort_web:OrtWebBackend",
+        opt_in=True,
+        notes="for browsers; runs here in Node.js, by WebAssembly",
+    ),
+    BackendRow(
+        id="tfjs",
+        title="TensorFlow.js",
+        library=None,
+        formats=("tfjs",),
+        devices=("cpu",),
+        precisions=(Precision.FP32,),
+        target="runoff.backends.tfjs:TfjsBackend",
+        opt_in=True,
+        notes="for browsers; runs here in Node.js, by WebAssembly, on one thread",
+    ),
 )
 
 ALIASES = {
@@ -203,4 +225,6 @@ ALIASES = {
     "tensorrt": "trt",
     "tflite": "litert",
     "ai-edge-litert": "litert",
+    "onnxruntime-web": "ort-web",
+    "tensorflow.js": "tfjs",
 }

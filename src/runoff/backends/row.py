@@ -49,7 +49,8 @@ class BackendRow(msgspec.Struct, frozen=True):
 
     Attributes:
         id: the word of the user: `torch`, `onnx`, ...
-        library: row of `environment.libraries.LIBRARIES` that must be installed; None for a plug-in.
+        library: row of `environment.libraries.LIBRARIES` that must be installed; None for a plug-in, and for
+            what no Python library brings: then opening a package tells what is missing.
         formats: package formats that it opens.
         target: `module:Class` of the backend.
         extra: the extra that brings the library.

@@ -28,6 +28,8 @@ NCNN = "ncnn"
 MLPACKAGE = "mlpackage"
 TRT = "trt"
 IREE = "iree"
+WEB = "web"
+TFJS = "tfjs"
 
 
 def state_name(state: State) -> str:
@@ -44,6 +46,7 @@ class Step(msgspec.Struct, frozen=True):
         extra: the extra of runoff that brings them.
         cost: relative effort and risk; the cheapest path wins.
         raced: whether a race takes it unasked where its source is there; else only the first format of each backend.
+        javascript: the set of JavaScript packages that it needs, see `environment.javascript`.
     """
 
     source_format: str
@@ -55,6 +58,7 @@ class Step(msgspec.Struct, frozen=True):
     extra: str
     cost: int = 1
     raced: bool = False
+    javascript: str | None = None
 
     @property
     def source(self) -> State:
@@ -180,4 +184,11 @@ STEPS: tuple[Step, ...] = (
             (Precision.INT8, Precision.INT8),
         )
     ),
+    *(
+        Step(
+            ONNX, precision, WEB, precision, "runoff.export.web:from_onnx", ("onnx",), "export", 3, javascript="ort-web"
+        )
+        for precision in (_FP32, Precision.INT8)
+    ),
+    Step(ONNX, _FP32, TFJS, _FP32, "runoff.export.tfjs:from_onnx", ("onnx",), "export", 4, javascript="tfjs"),
 )

@@ -16,8 +16,9 @@ import msgspec
 from runoff import settings
 from runoff.backends import table
 from runoff.child import RemoteError
+from runoff.environment import javascript
 from runoff.environment.libraries import is_importable
-from runoff.errors import ChildFailed, ExportError
+from runoff.errors import BackendNotInstalled, ChildFailed, ExportError
 from runoff.export.conversions import STEPS, State, Step
 from runoff.export.isolated import plain, worker
 from runoff.export.plan import Available, plan
@@ -88,12 +89,24 @@ def export_package(
         options.steps,
     )
     source = folder.package(path.package_id)
+    _fetch_javascript(path.steps, options)
     for step in path.steps:
         if options.on_step:
             options.on_step(str(step))
         folder, package_id = _run_step(folder, source, step, batch, options)
         source = folder.package(package_id)
     return folder
+
+
+def _fetch_javascript(steps: Sequence[Step], options: ExportOptions) -> None:
+    """Bring the JavaScript packages of the steps into the user cache, before any of them runs."""
+    for package_set in dict.fromkeys(step.javascript for step in steps if step.javascript):
+        try:
+            if options.on_step and not javascript.packages_folder(package_set).is_dir():
+                options.on_step(f"fetching the JavaScript packages of {package_set} with npm, once, into the cache")
+            javascript.install_packages(package_set)
+        except BackendNotInstalled as error:
+            raise ExportError(error.message, hint=error.hint) from error
 
 
 def batch_of(folder: ModelFolder, format_id: str, wanted: Batch | None) -> Batch:

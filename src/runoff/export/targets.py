@@ -6,6 +6,7 @@ that; what is installed on this machine is looked up, and says nothing about whe
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -14,6 +15,7 @@ import msgspec
 
 from runoff.backends import table
 from runoff.backends.execution_providers import EXECUTION_PROVIDERS
+from runoff.environment import javascript
 from runoff.environment.libraries import LIBRARIES, is_importable
 
 Way: TypeAlias = Literal["backend", "execution provider", "export", "plug-in", "not at all"]
@@ -93,10 +95,17 @@ TARGETS: tuple[Target, ...] = (
     Target("rknn", "RKNN", "Rockchip", "export", "onnx", "never", _export("onnx"), "rknn-toolkit2 takes ONNX"),
     Target("rknpu", "RKNPU", "Rockchip", "execution provider", "RknpuExecutionProvider", "never", None, "RK1808"),
     Target(
-        "onnx-web", "ONNX Runtime Web", "browsers", "export", "onnx", "never", _export("onnx"), "takes the same file"
+        "ort-web",
+        "ONNX Runtime Web",
+        "browsers",
+        "backend",
+        "ort-web",
+        "run",
+        _export("web"),
+        "a page; Node.js, Chromium",
     ),
     Target("webgpu", "WebGPU", "browsers", "execution provider", "WebGpuExecutionProvider", "never"),
-    Target("tfjs", "TensorFlow.js", "browsers", "not at all", "", "never"),
+    Target("tfjs", "TensorFlow.js", "browsers", "backend", "tfjs", "run", _export("tfjs"), "a page; Node.js, Chromium"),
     Target("iree", "IREE", "any", "backend", "iree", "run", _export("iree"), "machine code; CPU"),
     Target("tvm", "Apache TVM", "any", "plug-in", "", "never", None, "tried; too slow untuned, see docs/LOG.md"),
 )
@@ -124,6 +133,9 @@ def _here(target: Target, providers: tuple[str, ...]) -> Here:
         row = table.row(target.through)
         if not row.runs_on(sys.platform):
             return "other platform"
+        if row.library is None:
+            fetched = shutil.which("node") is not None and javascript.packages_folder(row.id).is_dir()
+            return "ready" if fetched else "not installed"
         library = next((library for library in LIBRARIES if library.id == row.library), None)
         return "ready" if library is not None and is_importable(library.import_name) else "not installed"
     if target.way == "execution provider":

@@ -28,7 +28,7 @@ def test_every_backend_is_a_target() -> None:
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if target.proven == "run"], ids=lambda t: t.id)
 def test_what_is_said_to_run_is_in_the_conformance_body(target) -> None:
-    form = {"torch": "torch-export"}.get(target.id, target.id)
+    form = {"torch": "torch-export", "ort-web": "web"}.get(target.id, target.id)
     assert f'Case("{target.through}", "{form}' in CASES
 
 
@@ -43,7 +43,7 @@ def test_here_says_what_is_installed_and_claims_no_run() -> None:
     states = {state.target.id: state.here for state in list_targets(lambda: ("CPUExecutionProvider",))}
     assert states["onnx"] == "ready"
     assert states["cuda"] == "not installed"
-    assert states["snpe"] == states["tfjs"] == "unknown"
+    assert states["snpe"] == states["iree"] == "unknown"
     assert states["coreml"] == ("other platform" if sys.platform != "darwin" else "ready")
     assert {state.here for state in list_targets(lambda: ("QNNExecutionProvider",)) if state.target.id == "qnn"} == {
         "ready"
