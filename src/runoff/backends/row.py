@@ -54,6 +54,7 @@ class BackendRow(msgspec.Struct, frozen=True):
         variants: the candidates that each fp32 package of this backend gives, the plain one first.
         static_batch: its packages are made for one batch size each, and for one size of every other dimension.
         platforms: values of `sys.platform` where it runs; empty means all.
+        one_run: why several sessions in one process compute no more than one, in words; None where they may.
         check: `module:function` that holds a package against its signature where the backend does not run.
     """
 
@@ -71,6 +72,7 @@ class BackendRow(msgspec.Struct, frozen=True):
     notes: str = ""
     platforms: tuple[str, ...] = ()
     check: str | None = None
+    one_run: str | None = None
 
     def runs_on(self, platform: str) -> bool:
         """Whether the runtime exists for a value of `sys.platform`."""

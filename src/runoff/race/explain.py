@@ -13,6 +13,9 @@ GUESS_HINT = "this choice was not measured on this machine: `runoff race` measur
 def explain(decision: Decision) -> str:
     """The decision as text of a few lines, ranking first, then rejections, notes and hints."""
     lines = [_headline(decision)]
+    if decision.serving is not None:
+        shape = decision.serving
+        lines.append(f"serve with: {shape}, p50 {shape.p50_ms:.3g} ms, p99 {shape.p99_ms:.3g} ms")
     if decision.ranking:
         lines += ["", "ranking", *_ranking(decision)]
     if decision.rejections:
