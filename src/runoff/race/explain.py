@@ -46,7 +46,10 @@ def _headline(decision: Decision) -> str:
 
 def _ranking(decision: Decision) -> list[str]:
     width = max(len(ranked.candidate.id) for ranked in decision.ranking)
-    return [f"  {place}  {_line(ranked, decision, width)}" for place, ranked in enumerate(decision.ranking, 1)]
+    digits = len(str(len(decision.ranking)))
+    return [
+        f"  {place:>{digits}}  {_line(ranked, decision, width)}" for place, ranked in enumerate(decision.ranking, 1)
+    ]
 
 
 def _line(ranked: Ranked, decision: Decision, width: int) -> str:

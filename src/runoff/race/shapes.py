@@ -21,7 +21,8 @@ def leading_ways(entrants: Sequence[Entrant], cores: int) -> list[Entrant]:
     """The fastest single-session entrant of each way of opening a package that several sessions may bring to the top.
 
     Within each precision, since a caller may ask for one: the best few of each runtime, and what is within the noise
-    of the best of all. A way is out when it could not reach the best even if sessions scaled without any loss.
+    of the best of all. Of the others a way is out that could not reach the best even if sessions scaled without any
+    loss.
 
     Args:
         entrants: eligible ones that were timed.
@@ -43,7 +44,7 @@ def leading_ways(entrants: Sequence[Entrant], cores: int) -> list[Entrant]:
         for way, entrant in best.items():
             backend = entrant.candidate.backend
             is_close = best_rate(entrant) >= top / (1 + NOISE_CEILING)
-            if promise[way] >= top and (is_close or taken.get(backend, 0) < _PER_RUNTIME):
+            if is_close or (promise[way] >= top and taken.get(backend, 0) < _PER_RUNTIME):
                 taken[backend] = taken.get(backend, 0) + 1
                 found.append(entrant)
     return found
