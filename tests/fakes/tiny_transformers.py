@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 import transformers as tf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers.utils import logging
 
 VOCABULARY = 20
@@ -38,7 +41,7 @@ _DECODER: dict[str, Any] = {
 
 
 def _bert(kind: str) -> Any:
-    return getattr(tf, kind)(tf.BertConfig(**_TEXT))
+    return getattr(tf, kind)(tf.BertConfig(**{**_TEXT, "max_position_embeddings": 64}))
 
 
 def _owl(kind: str) -> Any:
@@ -165,3 +168,28 @@ def make(kind: str, folder: Path) -> Path:
     """The folder of a model of a kind; the same weights every time."""
     torch.manual_seed(0)
     return save(folder, KINDS[kind]().eval())
+
+
+_WORDS = "one two three four five six seven eight nine ten good bad cold warm old new"
+WORDS = ("[PAD]", "[START]", "[END]", "[UNK]", *_WORDS.split(" "))
+"""The vocabulary of the tokenizer: a word a token."""
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of words, beside the model in its folder."""
+    made = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = Whitespace()
+    tokenizer = tf.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        bos_token="[START]",
+        eos_token="[END]",
+        unk_token="[UNK]",
+        model_max_length=8,
+    )
+    tokenizer.save_pretrained(folder)
+
+
+def save_image_processor(folder: Path) -> None:
+    """An image processor to 32 by 32 pixels, beside the model in its folder."""
+    tf.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)

@@ -1,8 +1,8 @@
 """The signature of a Transformers model: its inputs by kind, its outputs by running it at two tiny sizes.
 
-Dimensions are named `batch`, `sequence` (`decoder_sequence` for a decoder's own), `queries` where each image has texts of
-its own, `samples` for bare sound, and `height` and `width` where no configuration fixes the image. Knows no session and
-loads no weights.
+Dimensions are named `batch`, `sequence` (`decoder_sequence` for a decoder's own), `queries` where each image has texts
+of its own, `samples` for bare sound, and `height` and `width` where no configuration fixes the image. Knows no session
+and loads no weights.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _is_queried(model: Any) -> bool:
 
 
 def _flat_queries(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The texts of all images, [batch, queries, sequence], in one axis after each other, [batch * queries, sequence]."""
+    """The texts of all images, [batch, queries, sequence], in one axis, [batch * queries, sequence]."""
     return {name: value if name == "pixel_values" else value.flatten(0, 1) for name, value in inputs.items()}
 
 
@@ -115,15 +115,15 @@ def _ids(name: str, axis: str = "sequence") -> TensorSpec:
 
 
 def _sound(config: Any, takes: Mapping[str, inspect.Parameter]) -> list[TensorSpec]:
-    """A waveform, or the spectrogram that the model's feature extractor makes of one; none for a model without sound."""
-    mels = getattr(config, "num_mel_bins", None)
+    """A waveform, or the spectrogram that the model's feature extractor makes of one; none for other models."""
+    mels: int | None = getattr(config, "num_mel_bins", None)
     if "input_values" in takes:
         # A spectrogram stands frames first here, and mels first below.
-        frames = getattr(config, "max_length", None) if mels else None
+        frames: int | None = getattr(config, "max_length", None)
         shape: tuple[Dim, ...] = ("batch", frames, mels) if frames and mels else ("batch", "samples")
         return [TensorSpec("input_values", DType.FP32, shape)]
-    positions = getattr(config, "max_source_positions", None)
-    if "input_features" in takes and config.model_type == "whisper":
+    positions: int | None = getattr(config, "max_source_positions", None)
+    if "input_features" in takes and config.model_type == "whisper" and mels and positions:
         return [TensorSpec("input_features", DType.FP32, ("batch", mels, _FRAMES_PER_POSITION * positions))]
     return []
 

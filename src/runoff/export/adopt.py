@@ -30,6 +30,7 @@ from runoff.errors import (
     RunoffError,
     RuntimeLoadError,
 )
+from runoff.export.hf_task import HfTask, find_task
 from runoff.export.isolated import plain, worker
 from runoff.models.cache import adopted_folder, link_or_copy, make_once, subfolder
 from runoff.models.folder import ModelFolder, Package, create_folder, describe_file, read_folder
@@ -50,9 +51,10 @@ from runoff.types import Precision, Signature
 
 GOLDEN_ROWS = 4
 GOLDEN_SEED = 0
-_SCHEME = "adopted-1"
+_SCHEME = "adopted-2"
 """Part of every digest: raise it when the same files would give another folder."""
 _PLACE = "packages/source"
+_LABELS = "labels.txt"
 _OTHER_WEIGHTS = re.compile(r".*\.(?:bin|h5|msgpack|ot|onnx|onnx_data|tflite|gguf|pt|pth|ckpt|mlmodel)")
 _HF_PRECISIONS = {"float16": Precision.FP16, "bfloat16": Precision.BF16}
 
@@ -241,12 +243,18 @@ def _fill(aside: Path, format_id: str, sources: dict[str, Path], name: str) -> M
         batch=_batch(signature),
         made_by=MadeBy("adopted", versions={"golden inputs": describe_samples(GOLDEN_SEED)}),
     )
+    found = find_task(config, aside / _PLACE, _PLACE, signature) if format_id == "hf" else HfTask()
+    if found.labels:
+        (aside / _LABELS).write_text("\n".join(found.labels) + "\n", encoding="utf-8")
     return Manifest(
         schema=SCHEMA,
         name=name,
         reference=entry.id,
         signature=signature,
         packages=(entry,),
+        task=found.task,
+        preprocess=found.preprocess,
+        labels=describe_file(aside, _LABELS) if found.labels else None,
         golden=Golden(*(describe_file(aside, path) for path in golden)) if answer["golden"] else None,
     )
 
