@@ -73,11 +73,15 @@ def _generation(config: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     ends = known.get("eos_token_id")
     pad = known.get("pad_token_id")
     longest = known.get("max_new_tokens") or (known.get("max_length") or _MAX_NEW_TOKENS + 1) - 1
+    longest = longest if isinstance(longest, int) and longest > 0 else _MAX_NEW_TOKENS
+    positions = known.get("max_position_embeddings")
+    if isinstance(positions, int) and positions > 1:
+        longest = min(longest, positions - 1)
     return {
         "start_token": start,
         "end_tokens": [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)],
         "pad_token": pad if isinstance(pad, int) else 0,
-        "max_new_tokens": longest if isinstance(longest, int) and longest > 0 else _MAX_NEW_TOKENS,
+        "max_new_tokens": longest,
     }
 
 

@@ -16,6 +16,17 @@ from transformers.utils import logging
 from runoff.errors import InputError
 from runoff.models.arrays import Array
 
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+"""Without one of them Transformers makes a tokenizer up, which knows no word, and says nothing."""
+_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
 
 class HfProcessor:
     """What stands beside the model in its folder; each part is read when it is first needed."""
@@ -30,7 +41,7 @@ class HfProcessor:
         Raises:
             InputError: the folder has no tokenizer, or it cannot be read.
         """
-        tokenizer = self._part("tokenizer", transformers.AutoTokenizer.from_pretrained)
+        tokenizer = self._part("tokenizer", _VOCABULARIES, transformers.AutoTokenizer.from_pretrained)
         limit = tokenizer.model_max_length
         # A tokenizer without a limit of its own carries a huge number.
         longest = limit if limit < 1 << 20 else None
@@ -55,7 +66,7 @@ class HfProcessor:
         Raises:
             InputError: the folder has no image processor, or it cannot be read.
         """
-        processor = self._part("image processor", transformers.AutoImageProcessor.from_pretrained)
+        processor = self._part("image processor", _PREPROCESSORS, transformers.AutoImageProcessor.from_pretrained)
         rows = [processor(image, return_tensors="np")["pixel_values"][0] for image in images]
         return np.stack(rows).astype(np.float32)
 
@@ -65,22 +76,28 @@ class HfProcessor:
         Raises:
             InputError: the folder has no tokenizer, or it cannot be read.
         """
-        tokenizer = self._part("tokenizer", transformers.AutoTokenizer.from_pretrained)
+        tokenizer = self._part("tokenizer", _VOCABULARIES, transformers.AutoTokenizer.from_pretrained)
         texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _part(self, name: str, load: Callable[..., Any]) -> Any:
+    def _part(self, name: str, files: Sequence[str], load: Callable[..., Any]) -> Any:
         if name not in self._parts:
+            if not any((self._folder / file).is_file() for file in files):
+                raise _missing(name, f"there is none of {', '.join(files)}")
             verbosity = logging.get_verbosity()
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             try:
                 self._parts[name] = load(self._folder, local_files_only=True, trust_remote_code=False)
             except Exception as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise InputError(
-                    f"the model's folder has no {name} that transformers {transformers.__version__} can read: {reason}",
-                    hint=f"save the {name} beside the model with save_pretrained, or pass arrays by name",
-                ) from error
+                raise _missing(name, reason) from error
             finally:
                 logging.set_verbosity(verbosity)
         return self._parts[name]
+
+
+def _missing(name: str, reason: str) -> InputError:
+    return InputError(
+        f"the model's folder has no {name} that transformers {transformers.__version__} can read: {reason}",
+        hint=f"save the {name} beside the model with save_pretrained, or pass arrays by name",
+    )

@@ -131,6 +131,9 @@ def test_length_and_ends_of_a_text_come_from_the_generation_config(tmp_path: Pat
         "pad_token": 4,
         "max_new_tokens": 19,
     }
+    short = {"decoder": {**config["decoder"], "max_position_embeddings": 8}}
+    found = find_task(short, tmp_path, "packages/source", image_to_text_signature())
+    assert found.preprocess["max_new_tokens"] == 7, "no more than the decoder has positions for"
     assert find_task({}, tmp_path, "packages/source", image_to_text_signature()).task is None, (
         "nothing says how to begin"
     )
@@ -170,7 +173,9 @@ def test_greedy_tokens_are_those_of_generate(reader: Path) -> None:
     with AutoModel.from_pretrained(reader) as model:
         found = task.compute(model.run, task.prepare(pictures))["sequences"]
         (alone,) = read(model, pictures[0])
-    assert alone.token_ids[:11].tolist() == expected[0].tolist()
+    length = min(len(alone.token_ids), expected.shape[1])
+    assert length > 1
+    assert alone.token_ids[:length].tolist() == expected[0][:length].tolist()
     assert np.array_equal(found, expected)
     tokenizer = transformers.AutoTokenizer.from_pretrained(reader)
     texts = tokenizer.batch_decode(expected, skip_special_tokens=True)
