@@ -68,7 +68,8 @@ class AutoModel:
             device: `cpu`, `cuda`, `cuda:1`, `gpu`, `npu`, `mps`; the CPU unless told.
             batch_size: rows that one `run` will have; packages made for another batch are rejected.
             num_threads: threads of one `run`.
-            objective: `latency`, `throughput`, `cold-start`, `memory` or `size`.
+            objective: `latency`, `throughput`, `cold-start`, `memory` or `size`. For `throughput` this opens one of the
+                sessions that `decision.serving` says to serve with, with the threads that each has there.
             contract: how far outputs may be from the reference's; None holds each precision to its own level.
             options: backend options by backend, such as `{"onnx": {"providers": ["CPUExecutionProvider"]}}`.
             source: revision, digest and offline mode of what must be downloaded.
@@ -222,6 +223,8 @@ def _open_best(
             decision,
             basis="measured" if ranked.figure is not None else "guessed",
             chosen=candidate,
+            # What was measured of the winner says nothing of the one that answers in its place.
+            serving=decision.serving if place == 0 else None,
             ranking=decision.ranking[place:],
             rejections=(*failed, *decision.rejections),
         )

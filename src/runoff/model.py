@@ -70,6 +70,11 @@ class Model:
         return self._candidate
 
     @property
+    def decision(self) -> Decision:
+        """Why this package runs, as data; its `serving` says what to serve it with where throughput was raced."""
+        return self._decision
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What the session says really runs: precision, threads, device, runtime version."""
         return self._session.facts

@@ -29,6 +29,7 @@ Fault = Literal["segfault", "hang", "oom", "raise", "wrong"]
 
 _BLOCK_BYTES = 32 << 20
 _BLOCK_PAUSE_S = 0.02
+_RUNNING: list[FakeSession] = []
 
 
 class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +39,7 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         factor: outputs are inputs times this.
         latency_ms: how long a run sleeps.
         on_open, on_first_run, on_run: the fault at that moment; `wrong` adds 1 to the outputs of that run.
+        alone: a run fails while another session of the process runs.
         oom_bytes: where the fault `oom` gives up with a MemoryError, so that it cannot take the machine down.
         signature: what `read_signature` answers.
     """
@@ -47,6 +49,7 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_open: Fault | None = None
     on_first_run: Fault | None = None
     on_run: Fault | None = None
+    alone: bool = False
     oom_bytes: int = 2 << 30
     signature: Signature | None = None
 
@@ -89,8 +92,13 @@ class FakeSession(CheckedSession):
         behaviour = self._behaviour
         fault = behaviour.on_first_run if self._num_runs == 0 and behaviour.on_first_run else behaviour.on_run
         self._num_runs += 1
+        _RUNNING.append(self)
         if behaviour.latency_ms:
             time.sleep(behaviour.latency_ms / 1e3)
+        others = [session for session in _RUNNING if session is not self]
+        _RUNNING.remove(self)
+        if behaviour.alone and others:
+            raise RuntimeError("the fake runs alone")
         _commit(fault, behaviour)
         offset = 1.0 if fault == "wrong" else 0.0
         values = [inputs[spec.name] for spec in self.signature.inputs]

@@ -35,8 +35,9 @@ from runoff.model import NotANumberWarning
 from runoff.models.folder import ModelFolder, add_package, change_manifest, describe_file, staging
 from runoff.models.registry import add_version
 from runoff.models.sources import SourceOptions
+from runoff.race.candidates import with_sessions
 from runoff.race.fidelity import Contract
-from runoff.race.record import Entrant, Record, record_path, write_record
+from runoff.race.record import BatchTiming, Entrant, Record, Turn, record_path, write_record
 from runoff.race.wish import Wish
 
 DIGITS = Path(runoff.__file__).parents[2] / "examples" / "digits"
@@ -78,6 +79,26 @@ def test_first_of_the_documented_order_answers_when_no_race_was_run(folder) -> N
         assert model.package.id == "onnx-fp32"
         np.testing.assert_allclose(model.run({"x": ROWS})["y"], expected(ROWS), rtol=1e-5)
         assert "guessed" in model.explain().text
+
+
+def test_model_tells_what_to_serve_with_and_opens_one_of_its_sessions(folder) -> None:
+    single = entrant(folder, "onnx-fp32", 2.0)
+    turns = tuple(Turn(number, 10, 3.0, (3.0,), 900.0) for number in range(3))
+    several = msgspec.structs.replace(
+        single, candidate=with_sessions(single.candidate, 2, 1), timings=(BatchTiming(1, turns),)
+    )
+    write_race(folder, single, several)
+    with AutoModel.from_pretrained(folder.root, objective="throughput") as model:
+        serving = model.decision.serving
+        assert serving is not None
+        assert (serving.sessions, serving.threads_per_session, serving.batch) == (2, 1, 1)
+        assert str(serving) == "2 sessions x 1 thread, batch 1: 900 items/s"
+        assert model.facts["threads"] == 1
+        assert "serve with: 2 sessions x 1 thread" in model.explain().text
+        np.testing.assert_allclose(model.run({"x": ROWS})["y"], expected(ROWS), rtol=1e-5)
+    with AutoModel.from_pretrained(folder.root) as model:
+        assert model.candidate.id == "onnx-fp32@1"
+        assert model.decision.serving is None
 
 
 def test_measured_winner_answers_with_the_threads_that_it_won_with(folder) -> None:

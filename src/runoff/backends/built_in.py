@@ -148,6 +148,7 @@ BUILT_IN: tuple[BackendRow, ...] = (
         extra="executorch",
         static_batch=True,
         notes="XNNPACK; the number of threads belongs to the process, not to the session.",
+        one_run="its sessions share the thread pool of the process and run one after the other",
     ),
     BackendRow(
         id="ncnn",

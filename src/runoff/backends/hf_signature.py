@@ -1,7 +1,8 @@
 """The signature of a Transformers model: its inputs by kind, its outputs by running it at two tiny sizes.
 
-Dimensions are named `batch`, `sequence` (`decoder_sequence` for a decoder's own), and `height` and `width` where no
-configuration fixes the image. Knows no session and loads no weights.
+Dimensions are named `batch`, `sequence` (`decoder_sequence` for a decoder's own), `queries` where each image has texts
+of its own, `samples` for bare sound, and `height` and `width` where no configuration fixes the image. Knows no session
+and loads no weights.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from runoff.errors import FormatMismatch
 from runoff.types import Dim, DType, Signature, TensorSpec
 
 _PROBES: tuple[dict[str, int], dict[str, int]] = (
-    {"batch": 2, "sequence": 5, "decoder_sequence": 4, "height": 64, "width": 96, "samples": 4000},
-    {"batch": 3, "sequence": 7, "decoder_sequence": 6, "height": 96, "width": 128, "samples": 4400},
+    {"batch": 2, "sequence": 5, "decoder_sequence": 4, "height": 64, "width": 96, "samples": 4000, "queries": 11},
+    {"batch": 3, "sequence": 7, "decoder_sequence": 6, "height": 96, "width": 128, "samples": 4400, "queries": 13},
 )
 """Sizes that all differ within a probe and between the two, so that a dimension of an output has one explanation."""
 
 _DEFAULT_CHANNELS = 3
+_QUERIED = ("owlvit", "owlv2")
+"""Kinds of model that take several texts for each image, all in one axis."""
+_FRAMES_PER_POSITION = 2
+"""Whisper's encoder halves the frames of a spectrogram before it numbers them."""
 
 
 def model_signature(model: Any, folder: Path) -> Signature:
@@ -55,12 +60,23 @@ def output_tensors(model: Any) -> Callable[[Mapping[str, torch.Tensor]], dict[st
     """A function that runs the model and answers the tensors of its output by name, without caches and the like."""
     # A cache of keys and values is of use only from one step of a generation to the next.
     fixed = {"use_cache": False} if "use_cache" in _parameters(model) else {}
+    queried = _is_queried(model)
 
     def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        answer = model(**inputs, **fixed, return_dict=True)
+        answer = model(**(_flat_queries(inputs) if queried else inputs), **fixed, return_dict=True)
         return {name: value for name, value in answer.items() if isinstance(value, torch.Tensor)}
 
     return run
+
+
+def _is_queried(model: Any) -> bool:
+    takes = _parameters(model)
+    return model.config.model_type in _QUERIED and "input_ids" in takes and "pixel_values" in takes
+
+
+def _flat_queries(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The texts of all images, [batch, queries, sequence], in one axis, [batch * queries, sequence]."""
+    return {name: value if name == "pixel_values" else value.flatten(0, 1) for name, value in inputs.items()}
 
 
 def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
@@ -70,7 +86,11 @@ def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
 def _input_specs(model: Any, folder: Path) -> tuple[TensorSpec, ...]:
     config, takes = model.config, _parameters(model)
     specs: list[TensorSpec] = []
-    if "input_ids" in takes:
+    if _is_queried(model):
+        # Its processor fills every text up to the length that the model has positions for.
+        shape = ("batch", "queries", config.text_config.max_position_embeddings)
+        specs += [TensorSpec(name, DType.INT64, shape) for name in ("input_ids", "attention_mask")]
+    elif "input_ids" in takes:
         specs.append(_ids("input_ids"))
         if "attention_mask" in takes:
             specs.append(_ids("attention_mask"))
@@ -78,13 +98,13 @@ def _input_specs(model: Any, folder: Path) -> tuple[TensorSpec, ...]:
             specs.append(_ids("token_type_ids"))
     if "pixel_values" in takes:
         specs.append(_image(config, folder))
-    if not specs and "input_values" in takes:
-        specs.append(TensorSpec("input_values", DType.FP32, ("batch", "samples")))
+    if not specs:
+        specs += _sound(config, takes)
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in takes:
         specs.append(_ids("decoder_input_ids", "decoder_sequence"))
     if not specs:
         raise FormatMismatch(
-            f"{type(model).__name__} takes neither input_ids nor pixel_values nor input_values",
+            f"{type(model).__name__} takes neither input_ids nor pixel_values nor sound",
             hint="package it as a module with example inputs: runoff.package(module, inputs, folder)",
         )
     return tuple(specs)
@@ -94,8 +114,22 @@ def _ids(name: str, axis: str = "sequence") -> TensorSpec:
     return TensorSpec(name, DType.INT64, ("batch", axis))
 
 
+def _sound(config: Any, takes: Mapping[str, inspect.Parameter]) -> list[TensorSpec]:
+    """A waveform, or the spectrogram that the model's feature extractor makes of one; none for other models."""
+    mels: int | None = getattr(config, "num_mel_bins", None)
+    if "input_values" in takes:
+        # A spectrogram stands frames first here, and mels first below.
+        frames: int | None = getattr(config, "max_length", None)
+        shape: tuple[Dim, ...] = ("batch", frames, mels) if frames and mels else ("batch", "samples")
+        return [TensorSpec("input_values", DType.FP32, shape)]
+    positions: int | None = getattr(config, "max_source_positions", None)
+    if "input_features" in takes and config.model_type == "whisper" and mels and positions:
+        return [TensorSpec("input_features", DType.FP32, ("batch", mels, _FRAMES_PER_POSITION * positions))]
+    return []
+
+
 def _image(config: Any, folder: Path) -> TensorSpec:
-    config = getattr(config, "vision_config", None) or config
+    config = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
     height, width = _pair(getattr(config, "image_size", None)) or _preprocessor_size(folder) or ("height", "width")
     channels = getattr(config, "num_channels", _DEFAULT_CHANNELS)
     return TensorSpec("pixel_values", DType.FP32, ("batch", channels, height, width))

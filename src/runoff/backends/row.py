@@ -58,6 +58,7 @@ class BackendRow(msgspec.Struct, frozen=True):
         static_batch: its packages are made for one batch size each, and for one size of every other dimension.
         platforms: values of `sys.platform` where it runs; empty means all.
         opt_in: a race makes its packages only when the backend or a package of it is named.
+        one_run: why several sessions in one process compute no more than one, in words; None where they may.
         check: `module:function` that holds a package against its signature where the backend does not run.
         fits: `module:function` that says why a package cannot run in an environment, for packages bound to one: called
             with the manifest's entry, the `Environment` and the manifest; answers a reason and a hint, or None.
@@ -77,6 +78,7 @@ class BackendRow(msgspec.Struct, frozen=True):
     notes: str = ""
     platforms: tuple[str, ...] = ()
     check: str | None = None
+    one_run: str | None = None
     opt_in: bool = False
     fits: str | None = None
 

@@ -22,9 +22,15 @@ def race(
     objective: Annotated[
         str, typer.Option(help="What the winner is best at: latency, throughput, cold-start, memory or size.")
     ] = "latency",
-    batch: Annotated[str, typer.Option(help="Batch sizes to time, such as 1 or 1,8.")] = "1",
+    batch: Annotated[
+        str | None, typer.Option(help="Batch sizes to time, such as 1 or 1,8; default: 1, and for throughput 1,8.")
+    ] = None,
     threads: Annotated[
         str | None, typer.Option(help="Thread counts to enter each candidate with; default: the usable cores, and 1.")
+    ] = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(help="For throughput: sessions in one process, such as 1,2,4; default: up to the usable cores."),
     ] = None,
     contract: Annotated[
         str | None, typer.Option(help="Hold all candidates to one level: exact, close or bounded.")
@@ -62,8 +68,9 @@ def race(
         objective=objective,  # type: ignore[arg-type]  # make_options checks it
         contract=Contract(contract, max_error, read_fraction(max_metric_drop)),
         max_memory_bytes=_bytes(max_memory),
-        batches=_numbers(batch, "--batch"),
+        batches=_numbers(batch or ("1,8" if objective == "throughput" else "1"), "--batch"),
         num_threads=_numbers(threads, "--threads") if threads else None,
+        sessions=_numbers(sessions, "--sessions") if sessions else None,
         device=parse_device(device),
         candidates=_names(candidates),
         backends=_names(backend),

@@ -70,7 +70,7 @@ def _answer(model: Model, inputs: list[str], output: Path | None) -> list[dict[s
     answers, raw = [], []
     for name in inputs:
         arrays = model.task.prepare(name)
-        raw.append(model.run(arrays))
+        raw.append(model.task.compute(model.run, arrays))
         for prediction in model.task.predict(raw[-1]):
             answers.append({"input": name, "text": str(prediction), **prediction.to_dict()})
     if output is not None:

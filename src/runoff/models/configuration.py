@@ -31,8 +31,9 @@ def sizes_within(config: Mapping[str, Any]) -> dict[str, int]:
 
 def token_limits(config: Mapping[str, Any]) -> dict[str, int]:
     """The vocabulary size, below which token ids stay."""
-    text = config.get("text_config")
-    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
+    inner = [config.get(part) for part in ("text_config", "decoder")]
+    sizes = [part.get("vocab_size") for part in (config, *inner) if isinstance(part, dict)]
+    size = next((found for found in sizes if found), None)
     return {name: size for name in ("input_ids", "decoder_input_ids")} if isinstance(size, int) and size > 0 else {}
 
 

@@ -1,7 +1,8 @@
 """Candidates: which packages compete, and in which ways each is opened.
 
-A candidate is a package with session options: a variant of its backend (eager, compiled, a precision hint) and a
-number of threads. Knows the manifest and the table of backends; opens nothing and knows no runtime.
+A candidate is a package with session options: a variant of its backend (eager, compiled, a precision hint), a number
+of threads and, where throughput is raced, a number of sessions in one process. Knows the manifest and the table of
+backends; opens nothing and knows no runtime.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A package with session options that competes in a race.
 
     Attributes:
-        id: `<package>[+variant][@threads]`, such as `torch-fp32+compile@2`.
+        id: `<package>[+variant][@threads[xsessions]]`, such as `torch-fp32+compile@2`, or `onnx-fp32@1x4` for four
+            sessions with one thread each.
         precision: what it computes in as far as is known before it runs: a `Precision`, or `default` for the runtime's
             own choice.
-        num_threads: None leaves it at the cores that this process may use.
+        num_threads: of each session; None leaves it at the cores that this process may use.
+        sessions: how many of them run at the same time in one process, each for a thread of its own.
     """
 
     id: str
@@ -40,9 +43,15 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_threads: int | None
     device: Device = CPU
     options: dict[str, Any] = {}
+    sessions: int = 1
+
+    @property
+    def way(self) -> str:
+        """The id without threads and sessions: the package and the way it is opened."""
+        return self.id.partition("@")[0]
 
     def session_options(self) -> SessionOptions:
-        """How to open the package as this candidate."""
+        """How to open the package as this candidate, each of its sessions alike."""
         hint: PrecisionHint = "default" if self.precision == "default" else Precision(self.precision)
         return SessionOptions(self.device, self.num_threads, hint, self.options)
 
@@ -64,6 +73,12 @@ def make_candidate(
         device=device,
         options=dict(variant.options),
     )
+
+
+def with_sessions(candidate: Candidate, sessions: int, num_threads: int) -> Candidate:
+    """The same way of opening a package, with several sessions in one process and so many threads for each."""
+    name = f"{candidate.way}@{num_threads}x{sessions}"
+    return msgspec.structs.replace(candidate, id=name, num_threads=num_threads, sessions=sessions)
 
 
 def variants_of(entry: PackageEntry, row: BackendRow) -> tuple[Variant, ...]:
@@ -111,9 +126,9 @@ def list_candidates(
     ]
     if only is None:
         return made
-    known = {candidate.id.partition("@")[0]: None for candidate in made}
+    known = {candidate.way: None for candidate in made}
     full = {candidate.id for candidate in made}
     for name in only:
         if name not in known and name not in full:
             raise unknown_name("candidate", name, list(known))
-    return [candidate for candidate in made if {candidate.id, candidate.id.partition("@")[0]} & set(only)]
+    return [candidate for candidate in made if {candidate.id, candidate.way} & set(only)]

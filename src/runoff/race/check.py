@@ -85,6 +85,7 @@ class Checker:
             runs_at=runs_at(facts, package),
             fidelity=self.fidelity(outputs),
             peak_memory_bytes=contestant.peak_memory_bytes(),
+            checked_batch=_rows_for(package, self.rows),
         )
 
     def outputs(self, package: Package, contestant: Contestant) -> dict[str, Array]:

@@ -42,7 +42,7 @@ class Contestant:
         return self._child.pid
 
     def open(self) -> tuple[float, dict[str, Any]]:
-        """Open the candidate: seconds, and the session's facts."""
+        """Open every session of the candidate: seconds, and the facts of one."""
         answer = self._call(
             "open", root=str(self._package.root.resolve()), candidate=msgspec.to_builtins(self.candidate)
         )
@@ -63,7 +63,8 @@ class Contestant:
     def turn(self, batch: int, number: int, plan: TurnPlan) -> Turn:
         """Take one turn."""
         answer = self._call("turn", batch=batch, min_runs=plan.min_runs, seconds=plan.seconds)
-        return Turn(number, answer["num_runs"], answer["median_ms"], tuple(answer["samples_ms"]))
+        samples = tuple(answer["samples_ms"])
+        return Turn(number, answer["num_runs"], answer["median_ms"], samples, answer["runs_per_s"])
 
     def peak_memory_bytes(self) -> int:
         """The high-water mark of the process's resident memory."""

@@ -6,6 +6,7 @@ Same facts, same decision and explanation. Knows no arrays, no runtime and no di
 2. with a record under this fingerprint the kept ones are ranked by the objective as measured, and those that are
    within the noise of the best are a tie, settled by smaller memory, then by faster start;
 3. without one they are ranked by the documented order of the table, and the decision is marked `guessed`.
+Candidates with several sessions in one process stand for throughput only: one run of them is no faster.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from runoff.race.candidates import Candidate, make_candidate, variants_of
 from runoff.race.fidelity import Contract, violation
 from runoff.race.rank import NOISE_FLOOR as NOISE_FLOOR
 from runoff.race.rank import Ranked as Ranked
-from runoff.race.rank import cost, guess, precision_names, preference, rank
+from runoff.race.rank import cost, guess, precision_names, preference, rank, timing_of
 from runoff.race.record import Entrant, Record, package_sha256
+from runoff.race.serving import Serving, serving_of
+from runoff.race.shapes import unshared
 from runoff.race.usable import Why, not_installed, unfit
 from runoff.race.wish import OBJECTIVES as OBJECTIVES
 from runoff.race.wish import UNITS as UNITS
@@ -47,7 +50,11 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The chosen candidate with the facts used, the figures and every rejection."""
+    """The chosen candidate with the facts used, the figures and every rejection.
+
+    Attributes:
+        serving: what to serve the chosen candidate with; None unless throughput was measured.
+    """
 
     model: str
     wish: Wish
@@ -58,6 +65,7 @@ class Decision(msgspec.Struct, frozen=True):
     rejections: tuple[Rejection, ...]
     notes: tuple[str, ...] = ()
     raced_at: str | None = None
+    serving: Serving | None = None
 
     def require(self) -> Candidate:
         """The chosen candidate.
@@ -84,7 +92,7 @@ def decide(manifest: Manifest, environment: Environment, wish: Wish, record: Rec
         wish: what the caller asked for.
         record: a race of this model under this environment's fingerprint, or None.
     """
-    entrants = [entrant for entrant in record.entrants if _is_current(entrant, manifest)] if record else []
+    entrants = [entrant for entrant in record.entrants if _counts(entrant, manifest, wish)] if record else []
     notes = list(record.notes) if record else []
     batch = _batch(wish, record, notes)
     fits = _Filter(manifest, environment, wish, record, batch)
@@ -109,6 +117,8 @@ def decide(manifest: Manifest, environment: Environment, wish: Wish, record: Rec
     if tied:
         kind = "a tie" if wish.objective == "size" else "a tie within the noise"
         notes.append(f"{kind}: {', '.join(tied)}; settled by smaller memory, then faster start")
+    if any(entrant.candidate.sessions > 1 for entrant in entrants):
+        notes += unshared(entrant.candidate for entrant in measured)
     return Decision(
         model=manifest.name,
         wish=wish,
@@ -119,6 +129,7 @@ def decide(manifest: Manifest, environment: Environment, wish: Wish, record: Rec
         rejections=tuple(rejections),
         notes=tuple(notes),
         raced_at=record.raced_at if record else None,
+        serving=_serving(ranking, measured, wish, batch),
     )
 
 
@@ -138,9 +149,19 @@ def outside_contract(entrant: Entrant, record: Record, reference: str, contract:
     return f"outside its contract: {outside}" if outside else None
 
 
-def _is_current(entrant: Entrant, manifest: Manifest) -> bool:
+def _counts(entrant: Entrant, manifest: Manifest, wish: Wish) -> bool:
+    """Whether an entrant's figures are of the files that are there, and of a kind that the objective looks at."""
     entry = manifest.package(entrant.candidate.package_id)
-    return entry is not None and package_sha256(entry) == entrant.package_sha256
+    is_current = entry is not None and package_sha256(entry) == entrant.package_sha256
+    return is_current and (entrant.candidate.sessions == 1 or wish.objective == "throughput")
+
+
+def _serving(ranking: Sequence[Ranked], measured: Sequence[Entrant], wish: Wish, batch: int) -> Serving | None:
+    if wish.objective != "throughput" or not ranking or ranking[0].figure is None:
+        return None
+    entrant = next(entrant for entrant in measured if entrant.candidate == ranking[0].candidate)
+    timing = timing_of(entrant, wish, batch)
+    return None if timing is None else serving_of(entrant, timing)
 
 
 def _field(manifest: Manifest, wish: Wish, entrants: Sequence[Entrant]) -> list[tuple[Candidate, Entrant | None]]:

@@ -13,6 +13,9 @@ GUESS_HINT = "this choice was not measured on this machine: `runoff race` measur
 def explain(decision: Decision) -> str:
     """The decision as text of a few lines, ranking first, then rejections, notes and hints."""
     lines = [_headline(decision)]
+    if decision.serving is not None:
+        shape = decision.serving
+        lines.append(f"serve with: {shape}, p50 {shape.p50_ms:.3g} ms, p99 {shape.p99_ms:.3g} ms")
     if decision.ranking:
         lines += ["", "ranking", *_ranking(decision)]
     if decision.rejections:
@@ -43,7 +46,10 @@ def _headline(decision: Decision) -> str:
 
 def _ranking(decision: Decision) -> list[str]:
     width = max(len(ranked.candidate.id) for ranked in decision.ranking)
-    return [f"  {place}  {_line(ranked, decision, width)}" for place, ranked in enumerate(decision.ranking, 1)]
+    digits = len(str(len(decision.ranking)))
+    return [
+        f"  {place:>{digits}}  {_line(ranked, decision, width)}" for place, ranked in enumerate(decision.ranking, 1)
+    ]
 
 
 def _line(ranked: Ranked, decision: Decision, width: int) -> str:

@@ -5,7 +5,7 @@ Knows where records lie and when an old one still holds; measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +61,8 @@ def open_ledger(
 ) -> tuple[Ledger, list[str]]:
     """The ledger to go on with: of a race in progress, of a finished one, or a new one; and what to tell the user.
 
-    A record holds for the same fingerprint, model and settings; entrants whose package files changed are dropped.
+    A record holds for the same fingerprint, model and inputs; entrants whose package files changed are dropped. One of
+    other batch sizes goes on with those of `settings`, first in the order; what was timed at the others is kept.
     """
     root, fingerprint = folder.root, environment.fingerprint
     part, finished = part_path(root, fingerprint), record_path(root, fingerprint)
@@ -72,12 +73,15 @@ def open_ledger(
         words = {part: "resumed an interrupted race", finished: "reused the record of an earlier race"}
         found = {path: record for path in words if (record := _read_own(path, folder, environment))}
         for path, old in found.items():
-            if old.settings == settings:
+            if _asked_first(old.settings, settings):
                 kept = tuple(entrant for entrant in old.entrants if _holds(entrant, folder))
                 is_finished = path == finished and kept == old.entrants
                 kept_record = msgspec.structs.replace(old, entrants=kept)
                 return Ledger(root, kept_record, is_finished=is_finished), [words[path]]
-        differs = ["raced again: batch sizes or inputs differ from those of the record"]
+        for old in found.values():
+            if _same_inputs(old.settings, settings):
+                return Ledger(root, _with_batches(old, settings.batches, folder)), [_kept_note(old, settings.batches)]
+        differs = ["raced again: the inputs differ from those of the record"]
         notes = differs if found else _why_invalid(folder, environment)
     record = Record(
         schema=SCHEMA,
@@ -96,13 +100,50 @@ def find_record(folder: ModelFolder, environment: Environment) -> tuple[Record |
     return (record, []) if record else (None, _why_invalid(folder, environment))
 
 
-def whole_rounds(entrant: Entrant, rounds: int) -> Entrant:
-    """The entrant without turns of rounds from `rounds` on: a round that was cut short is not comparable."""
+def whole_rounds(entrant: Entrant, rounds: int, batches: Sequence[int]) -> Entrant:
+    """The entrant without turns of rounds from `rounds` on: a round that was cut short is not comparable.
+
+    Its timings at other batch sizes than `batches` stay as they are.
+    """
     timings = tuple(
         BatchTiming(timing.batch, tuple(turn for turn in timing.turns if turn.round < rounds))
+        if timing.batch in batches
+        else timing
         for timing in entrant.timings
     )
     return msgspec.structs.replace(entrant, timings=timings)
+
+
+def without_turns(entrant: Entrant, batches: Sequence[int]) -> Entrant:
+    """The entrant as one that was not yet timed at these batch sizes."""
+    kept = tuple(timing for timing in entrant.timings if timing.batch not in batches)
+    return msgspec.structs.replace(entrant, timings=kept, retired=None)
+
+
+def _same_inputs(old: RaceSettings, new: RaceSettings) -> bool:
+    return (old.inputs, old.samples) == (new.inputs, new.samples)
+
+
+def _asked_first(old: RaceSettings, new: RaceSettings) -> bool:
+    """Whether a record is of the batch sizes that are asked for, perhaps followed by others."""
+    return _same_inputs(old, new) and old.batches[: len(new.batches)] == new.batches
+
+
+def _with_batches(old: Record, batches: tuple[int, ...], folder: ModelFolder) -> Record:
+    """A record that goes on at other batch sizes; what failed may do better at a new one and is tried again."""
+    merged = (*batches, *(batch for batch in old.settings.batches if batch not in batches))
+    is_known = set(batches) <= set(old.settings.batches)
+    kept = tuple(
+        entrant for entrant in old.entrants if _holds(entrant, folder) and (is_known or entrant.failure is None)
+    )
+    return msgspec.structs.replace(old, settings=msgspec.structs.replace(old.settings, batches=merged), entrants=kept)
+
+
+def _kept_note(old: Record, batches: tuple[int, ...]) -> str:
+    others = [str(batch) for batch in old.settings.batches if batch not in batches]
+    if not others:
+        return "went on with the record of an earlier race"
+    return f"timings at batch {', '.join(others)} are those of the race of {old.raced_at}"
 
 
 def _holds(entrant: Entrant, folder: ModelFolder) -> bool:

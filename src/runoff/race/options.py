@@ -22,6 +22,8 @@ class RaceOptions(msgspec.Struct, frozen=True):
         max_memory_bytes: resident memory at which a candidate is stopped and disqualified.
         batches: batch sizes to time; the first one decides the objective `latency`.
         num_threads: thread counts to enter each variant with; None means the usable cores, and 1.
+        sessions: for `throughput`: how many sessions in one process the leading candidates are timed with as well; None
+            means 2, 4, ... up to the usable cores, 1 leaves it at one.
         device: where all candidates run.
         candidates: ids that compete, with `@threads` or for all of them; None means all but the opt-in ones.
         backends: backends that compete; None means all.
@@ -42,6 +44,7 @@ class RaceOptions(msgspec.Struct, frozen=True):
     max_memory_bytes: int | None = None
     batches: tuple[int, ...] = (1,)
     num_threads: tuple[int, ...] | None = None
+    sessions: tuple[int, ...] | None = None
     device: Device = CPU
     candidates: tuple[str, ...] | None = None
     backends: tuple[str, ...] | None = None

@@ -110,13 +110,13 @@ def cost(entrant: Entrant, wish: Wish, batch: int) -> float | None:
         return entrant.peak_memory_bytes
     if wish.objective == "size":
         return float(entrant.size_bytes)
-    timing = _timing(entrant, wish, batch)
+    timing = timing_of(entrant, wish, batch)
     if timing is None:
         return None
     return timing.p50_ms if wish.objective == "latency" else 1 / timing.items_per_s
 
 
-def _timing(entrant: Entrant, wish: Wish, batch: int) -> BatchTiming | None:
+def timing_of(entrant: Entrant, wish: Wish, batch: int) -> BatchTiming | None:
     """The timing that the objective looks at: the wished batch, or for throughput the best one."""
     if wish.objective == "throughput" and wish.batch_size is None:
         timed = [timing for timing in entrant.timings if timing.turns]
@@ -143,7 +143,7 @@ def _is_tie(best: Entrant, other: Entrant, costs: dict[str, float], wish: Wish, 
 
 
 def _ranked(entrant: Entrant, wish: Wish, batch: int, *, tied: bool) -> Ranked:
-    timing = _timing(entrant, wish, batch)
+    timing = timing_of(entrant, wish, batch)
     lowest = cost(entrant, wish, batch) or 0.0
     is_timed = wish.objective in ("latency", "throughput")
     figure = {"throughput": 1 / lowest if lowest else 0.0, "memory": lowest / _MIB, "size": lowest / _MIB}

@@ -24,12 +24,25 @@ _KEPT_SAMPLES = 200
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of one candidate: its round, and up to 200 of its latencies, evenly thinned after sorting, in ms."""
+    """One turn of one candidate.
+
+    Attributes:
+        median_ms: the median latency of a run; with several sessions, over the runs of all.
+        samples_ms: up to 200 of the latencies, evenly thinned after sorting.
+        runs_per_s: runs that several sessions finished in a second together; None for one, whose runs follow each
+            other.
+    """
 
     round: int
     num_runs: int
     median_ms: float
     samples_ms: tuple[float, ...]
+    runs_per_s: float | None = None
+
+    @property
+    def pace_ms(self) -> float:
+        """Milliseconds from one finished run to the next: of a single session its latency."""
+        return self.median_ms if self.runs_per_s is None else 1000 / self.runs_per_s
 
 
 class BatchTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,9 +57,14 @@ class BatchTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return statistics.median(turn.median_ms for turn in self.turns)
 
     @property
+    def pace_ms(self) -> float:
+        """Milliseconds from one finished run to the next, the median over the turns; of one session `p50_ms`."""
+        return statistics.median(turn.pace_ms for turn in self.turns)
+
+    @property
     def spread(self) -> float:
-        """Half the width of the 95 % interval of `p50_ms`, relative to it; from the MAD over the rounds."""
-        return relative_spread([turn.median_ms for turn in self.turns])
+        """Half the width of the 95 % interval of `pace_ms`, relative to it; from the MAD over the rounds."""
+        return relative_spread([turn.pace_ms for turn in self.turns])
 
     def percentile_ms(self, percent: float) -> float:
         """A percentile over the samples of all turns."""
@@ -58,8 +76,8 @@ class BatchTiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def items_per_s(self) -> float:
-        """Rows per second at the median latency."""
-        return self.batch / self.p50_ms * 1000
+        """Rows per second, of all sessions together: at the median latency of one, or at the median pace of several."""
+        return self.batch / self.pace_ms * 1000
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +101,7 @@ class Entrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cold_start_s: process start to first output.
         load_s: opening the package, imports included.
         retired: why it was timed for fewer rounds than the others.
+        checked_batch: the rows of a run that its fidelity was checked at; larger batches are checked anew.
     """
 
     candidate: Candidate
@@ -99,6 +118,7 @@ class Entrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peak_memory_bytes: int | None = None
     timings: tuple[BatchTiming, ...] = ()
     retired: str | None = None
+    checked_batch: int | None = None
 
     def timing(self, batch: int) -> BatchTiming | None:
         """The timing at a batch size, or None when it was not timed there."""

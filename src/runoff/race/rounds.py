@@ -18,7 +18,7 @@ from runoff.models.manifest import PackageEntry
 from runoff.race.check import FAILURES, disqualified
 from runoff.race.contestant import Contestant
 from runoff.race.inputs import RaceInputs, write_batch
-from runoff.race.ledger import Ledger, whole_rounds
+from runoff.race.ledger import Ledger, whole_rounds, without_turns
 from runoff.race.options import Event, Listener, RaceOptions
 from runoff.race.rank import NOISE_FLOOR
 from runoff.race.record import BatchTiming, Bounds, Entrant, Turn
@@ -111,7 +111,9 @@ class Timer:
                     names.remove(name)
         number = min((rounds_done(self._entrant(name), self._batches(name)) for name in names), default=0)
         for name in names:
-            self.ledger.put(whole_rounds(self._entrant(name), number))
+            # It takes turns now, whatever it was retired for at other batch sizes.
+            begun = whole_rounds(self._entrant(name), number, self._batches(name))
+            self.ledger.put(msgspec.structs.replace(begun, retired=None))
         while names and number < self._limit(names, number):
             self.listener(Event("time", f"round {number + 1}", number, self._limit(names, number)))
             order = names[number % len(names) :] + names[: number % len(names)]
@@ -173,24 +175,24 @@ class Timer:
         A caller may ask for a precision or a stricter contract, so the race is settled within each.
         """
         runs_at = self._entrant(name).runs_at
-        peers = [self._p50_ms(peer, batch) for peer in names if self._entrant(peer).runs_at == runs_at]
+        peers = [self._pace_ms(peer, batch) for peer in names if self._entrant(peer).runs_at == runs_at]
         best = min(peers)
-        return self._p50_ms(name, batch) / best if best < math.inf else 1.0
+        return self._pace_ms(name, batch) / best if best < math.inf else 1.0
 
     def _best(self, names: Sequence[str]) -> str | None:
         timed = [name for name in names if self._entrant(name).timing(self.options.batches[0])]
-        return min(timed, key=lambda name: self._p50_ms(name, self.options.batches[0]), default=None)
+        return min(timed, key=lambda name: self._pace_ms(name, self.options.batches[0]), default=None)
 
     def _batches(self, name: str) -> tuple[int, ...]:
         entry = self.folder.package(self._entrant(name).candidate.package_id).entry
         return batches_of(entry, self.options)
 
-    def _p50_ms(self, name: str, batch: int) -> float:
+    def _pace_ms(self, name: str, batch: int) -> float:
         timing = self._entrant(name).timing(batch)
-        return timing.p50_ms if timing else math.inf
+        return timing.pace_ms if timing else math.inf
 
     def _forget_turns(self, name: str) -> None:
-        self.ledger.put(msgspec.structs.replace(self._entrant(name), timings=(), retired=None))
+        self.ledger.put(without_turns(self._entrant(name), self._batches(name)))
 
     def _fail(self, name: str, error: Exception) -> None:
         self.ledger.put(disqualified(self._entrant(name), error, self.bounds))

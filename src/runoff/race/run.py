@@ -6,7 +6,7 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +14,26 @@ from pathlib import Path
 import msgspec
 
 from runoff import settings as runoff_settings
-from runoff.backends import table
-from runoff.backends.row import BackendRow
 from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import RaceError
 from runoff.models.folder import ModelFolder, folder_lock, read_folder, update_package
 from runoff.models.staging import remove_stale, staging
-from runoff.race.candidates import Candidate, list_candidates, make_candidate
+from runoff.race.candidates import Candidate
 from runoff.race.check import Checker
 from runoff.race.contestant import Contestant
 from runoff.race.decide import Decision, decide, outside_contract
 from runoff.race.fidelity import Contract
+from runoff.race.field import checked_options, find_candidates, reference_candidate, without
 from runoff.race.inputs import RaceInputs, find_inputs, golden_inputs
-from runoff.race.ledger import Ledger, open_ledger
+from runoff.race.ledger import Ledger, open_ledger, without_turns
 from runoff.race.make import make_packages
 from runoff.race.options import Event, Listener, RaceOptions, silent
 from runoff.race.quantize import quantization_notes
+from runoff.race.rank import cost
 from runoff.race.record import Bounds, Entrant, RaceSettings, Record, records_folder
-from runoff.race.rounds import Stable, Timer, batches_of, rounds_done
-from runoff.race.wanted import package_of
-from runoff.types import Precision
+from runoff.race.rounds import RETIRE_AFTER_ROUNDS, Stable, Timer, batches_of, rounds_done
+from runoff.race.shapes import leading_ways, shapes_of
+from runoff.race.wish import Wish
 
 _CONTENDER_FACTOR = 1.5
 """Beside a newcomer, those this close to the incumbent are timed again: absolute figures age."""
@@ -67,7 +67,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         FolderBusy: another race held the folder for longer than the lock timeout.
         UnknownName: a backend or candidate that does not exist.
     """
-    options = _checked(options or RaceOptions())
+    options = checked_options(options or RaceOptions())
     with folder_lock(folder.root, lambda: listener(Event("wait", "another race holds the folder; waiting for it"))):
         environment = describe_environment()
         folder = read_folder(folder.root)
@@ -80,13 +80,14 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         # What was not tried this time keeps its reason.
         known = {} if options.backends is None else ledger.record.unmade
         ledger.change(lambda record: msgspec.structs.replace(record, unmade={**known, **unmade}))
-        candidates = _candidates(folder, environment, _without(options, unmade))
+        candidates = find_candidates(folder, environment, without(options, unmade))
         bounds = Bounds(_memory_limit(environment, options), runoff_settings.worker_timeout_s())
         stable = Stable(int(environment.memory.available_bytes * _HEAT_MEMORY_SHARE))
         with staging(folder.root) as work, ExitStack() as stack:
             stack.callback(stable.close)
-            race = _Race(folder, options, listener, ledger, work, bounds, stable)
-            race.run(candidates, _reference_candidate(folder, environment, options), inputs)
+            reference = reference_candidate(folder, environment, options)
+            race = _Race(folder, options, listener, ledger, work, bounds, stable, inputs, reference)
+            race.run(candidates, environment.cpu.usable_cores)
         record = ledger.finish()
         folder = _write_fidelity(folder, record)
         notes += quantization_notes(folder)
@@ -97,7 +98,12 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
 
 @dataclass(slots=True)
 class _Race:
-    """The steps that need processes."""
+    """The steps that need processes.
+
+    Attributes:
+        inputs: what is computed.
+        reference: what the others are compared with; it need not compete. None where it cannot run.
+    """
 
     folder: ModelFolder
     options: RaceOptions
@@ -106,31 +112,76 @@ class _Race:
     work: Path
     bounds: Bounds
     stable: Stable
+    inputs: RaceInputs
+    reference: Candidate | None
 
-    def run(self, candidates: Sequence[Candidate], reference: Candidate | None, inputs: RaceInputs) -> None:
-        """Check and time what the ledger lacks.
+    def run(self, candidates: Sequence[Candidate], cores: int) -> None:
+        """Check and time what the ledger lacks; for throughput the leaders with several sessions as well.
 
         Args:
             candidates: those that compete.
-            reference: what the others are compared with; it need not be one of them. None where it cannot run.
-            inputs: what is computed.
+            cores: what one process may use.
+        """
+        batches = self.options.batches
+        checker = Checker(self.folder, self.inputs, self.work, max(batches), batches[0], self.bounds)
+        shapes = self._known_shapes(candidates)
+        is_new = self._measure([*candidates, *shapes], checker)
+        if self.options.objective != "throughput" or (shapes and not is_new):
+            return
+        leaders = leading_ways(self._eligible(candidates), cores)
+        shapes = [
+            shape
+            for leader in leaders
+            for shape in shapes_of(leader.candidate, cores, self.options.sessions, self.options.num_threads)
+        ]
+        self._measure([*candidates, *shapes], checker, beside=[one.candidate.id for one in leaders])
+
+    def _measure(self, candidates: Sequence[Candidate], checker: Checker, beside: Sequence[str] = ()) -> bool:
+        """Check and time those that the ledger lacks; whether there were any to time.
+
+        Args:
+            candidates: those that compete.
+            checker: what compares them.
+            beside: of them, those that newcomers are timed beside in any case.
         """
         unchecked = [candidate for candidate in candidates if self._is_unchecked(candidate)]
         if unchecked:
-            self._check(unchecked, reference, inputs)
+            self._check(unchecked, checker)
         timed = [candidate.id for candidate in candidates if self._is_untimed(candidate)]
         if not timed:
-            return
-        timed += self._timed_beside(timed, {candidate.id for candidate in candidates})
-        timer = Timer(self.folder, self.options, inputs, self.work, self.ledger, self.listener, self.bounds, self._open)
+            return False
+        timed += self._timed_beside(timed, {candidate.id for candidate in candidates}, beside)
+        timer = Timer(
+            self.folder,
+            self.options,
+            self.inputs,
+            self.work,
+            self.ledger,
+            self.listener,
+            self.bounds,
+            self._open,
+        )
         timer.run(timed, self.stable)
+        return True
 
-    def _check(self, unchecked: Sequence[Candidate], reference: Candidate | None, inputs: RaceInputs) -> None:
-        batches = self.options.batches
-        checker = Checker(self.folder, inputs, self.work, max(batches), batches[0], self.bounds)
-        self._find_reference(checker, reference, is_newcomer=reference in unchecked)
+    def _known_shapes(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates with several sessions that an earlier race for throughput entered."""
+        if self.options.objective != "throughput":
+            return []
+        ways = {candidate.way for candidate in candidates}
+        entered = [entrant.candidate for entrant in self.ledger.record.entrants]
+        return [candidate for candidate in entered if candidate.sessions > 1 and candidate.way in ways]
+
+    def _eligible(self, candidates: Sequence[Candidate]) -> list[Entrant]:
+        """What is known of those that run and are right."""
+        found = [self.ledger.record.entrant(candidate.id) for candidate in candidates]
+        return [entrant for entrant in found if entrant and entrant.failure is None and self._is_right(entrant)]
+
+    def _check(self, unchecked: Sequence[Candidate], checker: Checker) -> None:
+        if checker.reference is None:
+            self._find_reference(checker, is_newcomer=self.reference in unchecked)
         for place, candidate in enumerate(unchecked):
-            if candidate == reference:
+            if candidate == self.reference:
                 continue
             self.listener(Event("check", candidate.id, place, len(unchecked)))
             self._settle(*checker.check(candidate))
@@ -139,11 +190,15 @@ class _Race:
     def _settle(self, entrant: Entrant, contestant: Contestant | None) -> None:
         if contestant is not None:
             self.stable.keep(contestant, entrant)
+        old = self.ledger.record.entrant(entrant.candidate.id)
+        if old is not None and old.failure is None and entrant.failure is None:
+            # It was checked again at a larger batch: what was timed at others still holds.
+            entrant = msgspec.structs.replace(entrant, timings=old.timings, retired=old.retired)
         self.ledger.put(entrant)
 
-    def _find_reference(self, checker: Checker, candidate: Candidate | None, *, is_newcomer: bool) -> None:
+    def _find_reference(self, checker: Checker, *, is_newcomer: bool) -> None:
         """Set the outputs that the others are compared with: the reference's, else the golden ones."""
-        why = "its backend is not installed"
+        why, candidate = "its backend is not installed", self.reference
         if candidate is not None:
             self.listener(Event("check", f"{candidate.id}, the reference"))
             entrant, contestant = checker.check(candidate)
@@ -185,19 +240,29 @@ class _Race:
         """Whether the record has no check of the candidate, or one that failed within narrower bounds than today's."""
         entrant = self.ledger.record.entrant(candidate.id)
         if entrant is None or entrant.failure is None:
-            return entrant is None or entrant.fidelity is None
+            return entrant is None or entrant.fidelity is None or self._is_checked_smaller(entrant)
         within = entrant.failed_within
         return within is not None and (
             self.bounds.memory_bytes > within.memory_bytes or self.bounds.silence_s > within.silence_s
         )
 
+    def _is_checked_smaller(self, entrant: Entrant) -> bool:
+        """Whether its outputs were only compared at smaller batches than those that are timed now."""
+        takes_any = self.folder.package(entrant.candidate.package_id).entry.batch == "dynamic"
+        checked = entrant.checked_batch
+        return takes_any and checked is not None and checked < max(self.options.batches)
+
     def _is_untimed(self, candidate: Candidate) -> bool:
         """Whether a candidate that is right lacks some of its rounds."""
         entrant = self.ledger.record.entrant(candidate.id)
-        if entrant is None or entrant.failure is not None or entrant.retired is not None:
+        if entrant is None or entrant.failure is not None:
             return False
-        batches = batches_of(self.folder.package(candidate.package_id).entry, self.options)
-        return rounds_done(entrant, batches) < self.options.rounds and self._is_right(entrant)
+        # One that retired has as many rounds as it gets, at the batch sizes that it retired at.
+        rounds = self.options.rounds if entrant.retired is None else min(RETIRE_AFTER_ROUNDS, self.options.rounds)
+        return rounds_done(entrant, self._batches(entrant)) < rounds and self._is_right(entrant)
+
+    def _batches(self, entrant: Entrant) -> tuple[int, ...]:
+        return batches_of(self.folder.package(entrant.candidate.package_id).entry, self.options)
 
     def _is_right(self, entrant: Entrant) -> bool:
         """Whether an entrant is within the contract of this race, or the one that a caller has without naming any."""
@@ -205,117 +270,40 @@ class _Race:
         contracts = (self.options.contract, Contract())
         return any(outside_contract(entrant, record, reference, contract) is None for contract in contracts)
 
-    def _timed_beside(self, untimed: Sequence[str], competing: Collection[str]) -> list[str]:
+    def _timed_beside(self, untimed: Sequence[str], competing: Collection[str], named: Sequence[str]) -> list[str]:
         """Those that run beside candidates without all their rounds: from the start where one has none at all yet.
 
         Otherwise the race was interrupted, and they repeat the round that was cut short.
         """
-        beside = [e for e in self._contenders() if e.candidate.id in competing and e.candidate.id not in untimed]
+        wanted = {*named, *(entrant.candidate.id for entrant in self._contenders())}
+        timed = [entrant for entrant in self.ledger.record.entrants if entrant.candidate.id in wanted & {*competing}]
+        beside = [entrant for entrant in timed if entrant.candidate.id not in untimed]
         known = [entrant for name in untimed if (entrant := self.ledger.record.entrant(name))]
-        if not all(any(timing.turns for timing in entrant.timings) for entrant in known):
+        if not all(rounds_done(entrant, self._batches(entrant)) for entrant in known):
             for entrant in beside:
-                self.ledger.put(msgspec.structs.replace(entrant, timings=(), retired=None))
+                self.ledger.put(without_turns(entrant, self._batches(entrant)))
         return [entrant.candidate.id for entrant in beside]
 
     def _contenders(self) -> list[Entrant]:
         """Timed entrants that are close to the best of those that run at the same precision."""
-        batch = self.options.batches[0]
-        p50 = {
-            entrant.candidate.id: timing.p50_ms
+        # Of the other objectives none is measured in rounds.
+        wish = Wish(objective="throughput" if self.options.objective == "throughput" else "latency")
+        costs = {
+            entrant.candidate.id: found
             for entrant in self.ledger.record.entrants
-            if entrant.failure is None and (timing := entrant.timing(batch))
+            if entrant.failure is None and (found := cost(entrant, wish, self.options.batches[0])) is not None
         }
-        timed = [entrant for entrant in self.ledger.record.entrants if entrant.candidate.id in p50]
+        timed = [entrant for entrant in self.ledger.record.entrants if entrant.candidate.id in costs]
         best = {
-            runs_at: min(p50[entrant.candidate.id] for entrant in timed if entrant.runs_at == runs_at)
+            runs_at: min(costs[entrant.candidate.id] for entrant in timed if entrant.runs_at == runs_at)
             for runs_at in {entrant.runs_at for entrant in timed}
         }
-        return [e for e in timed if p50[e.candidate.id] <= best[e.runs_at] * _CONTENDER_FACTOR]
+        return [e for e in timed if costs[e.candidate.id] <= best[e.runs_at] * _CONTENDER_FACTOR]
 
 
 def _memory_limit(environment: Environment, options: RaceOptions) -> int:
     usable = int(environment.memory.usable_bytes * _MEMORY_LIMIT_SHARE)
     return min(usable, options.max_memory_bytes or usable)
-
-
-def _checked(options: RaceOptions) -> RaceOptions:
-    """The options with backends by their ids; refuses what makes no sense."""
-    for name in ("samples", "rounds"):
-        if getattr(options, name) < 1:
-            raise RaceError(f"{name} is {getattr(options, name)}, expected a number from 1")
-    if not options.batches or min(options.batches) < 1:
-        raise RaceError(f"batch sizes are {list(options.batches)}, expected numbers from 1")
-    if options.num_threads is not None and (not options.num_threads or min(options.num_threads) < 1):
-        raise RaceError(f"thread counts are {list(options.num_threads)}, expected numbers from 1")
-    if options.backends is None:
-        return options
-    return msgspec.structs.replace(options, backends=tuple(table.row(name).id for name in options.backends))
-
-
-def _without(options: RaceOptions, unmade: Mapping[str, str]) -> RaceOptions:
-    """The options without the named candidates whose package could not be made.
-
-    Raises:
-        RaceError: that leaves none of those that were named.
-    """
-    if options.candidates is None:
-        return options
-    left = tuple(name for name in options.candidates if package_of(name) not in unmade)
-    if not left:
-        reasons = "; ".join(f"{name} {unmade[name]}" for name in dict.fromkeys(map(package_of, options.candidates)))
-        raise RaceError(f"none of the candidates that were named can be made: {reasons}")
-    return msgspec.structs.replace(options, candidates=left)
-
-
-def _candidates(folder: ModelFolder, environment: Environment, options: RaceOptions) -> list[Candidate]:
-    """Candidates whose library is installed; the others are known to `decide` as rejected."""
-    rows = table.rows()
-    reference = folder.manifest.reference
-    usable = [
-        entry
-        for entry in folder.manifest.packages
-        if entry.backend in rows
-        and _takes_part(rows[entry.backend], options, is_reference=entry.id == reference)
-        and _is_installed(rows[entry.backend].library, environment)
-        and (entry.batch == "dynamic" or entry.batch in options.batches)
-    ]
-    found = list_candidates(usable, _threads(environment, options), options.device, options.candidates)
-    wanted = options.precisions
-    return [candidate for candidate in found if wanted is None or _runs_at(candidate) & set(wanted)]
-
-
-def _takes_part(row: BackendRow, options: RaceOptions, *, is_reference: bool) -> bool:
-    """Whether a backend's packages are entered: it was named, or one of its packages, or it need not be."""
-    if options.backends is not None:
-        return row.id in options.backends
-    return not row.opt_in or is_reference or options.candidates is not None
-
-
-def _runs_at(candidate: Candidate) -> set[Precision]:
-    """What a candidate may turn out to compute in: a runtime's own choice is one of the 16-bit precisions, or fp32."""
-    if candidate.precision == "default":
-        return {Precision.BF16, Precision.FP16}
-    return {Precision(candidate.precision)}
-
-
-def _reference_candidate(folder: ModelFolder, environment: Environment, options: RaceOptions) -> Candidate | None:
-    """The plain candidate of the reference, whether it competes or not; None where its library is missing."""
-    entry = folder.reference.entry
-    row = table.rows().get(entry.backend)
-    if row is None or not _is_installed(row.library, environment):
-        return None
-    return make_candidate(entry, row, row.variants[0], _threads(environment, options)[0], options.device)
-
-
-def _threads(environment: Environment, options: RaceOptions) -> tuple[int, ...]:
-    return options.num_threads or tuple(dict.fromkeys((environment.cpu.usable_cores, 1)))
-
-
-def _is_installed(library: str | None, environment: Environment) -> bool:
-    if library is None:
-        return True
-    facts = environment.libraries.get(library)
-    return facts is not None and facts.version is not None and facts.problem is None
 
 
 def _write_fidelity(folder: ModelFolder, record: Record) -> ModelFolder:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from runoff.errors import unknown_name
+from runoff.errors import ManifestInvalid, unknown_name
 from runoff.models.arrays import Array, Arrays
 from runoff.models.evaluation import read_labels
 from runoff.models.folder import ModelFolder
-from runoff.models.manifest import Manifest
+from runoff.models.manifest import Manifest, check_path
 from runoff.tasks.classification import ImageClassification
+from runoff.tasks.hf import ImageToText, TextClassification
 from runoff.tasks.predictions import Prediction
+from runoff.tasks.run import Run
 from runoff.tasks.tensors import Tensors
 from runoff.types import Signature
 
@@ -45,8 +47,12 @@ class Task(Protocol):
         """
         ...
 
+    def compute(self, run: Run, inputs: Arrays) -> Arrays:
+        """What `predict` reads, for prepared inputs: the outputs of one run, or of as many as the task needs."""
+        ...
+
     def predict(self, outputs: Arrays) -> Sequence[Prediction]:
-        """The predictions in the model's outputs, one a row."""
+        """The predictions in what `compute` answered, one a row."""
         ...
 
     def metric(self, outputs: Arrays, labels: Array) -> float:
@@ -60,7 +66,12 @@ class Task(Protocol):
 
 Builder: TypeAlias = Callable[[Signature, dict[str, Any], Sequence[str]], Task]
 
-TASKS: Mapping[str, Builder] = {Tensors.id: Tensors, ImageClassification.id: ImageClassification}
+TASKS: Mapping[str, Builder] = {
+    Tensors.id: Tensors,
+    ImageClassification.id: ImageClassification,
+    TextClassification.id: TextClassification,
+    ImageToText.id: ImageToText,
+}
 """Every task by id."""
 
 
@@ -79,11 +90,33 @@ def task_for(manifest: Manifest, source: ModelFolder | Sequence[str] = ()) -> Ta
     builder = TASKS.get(task_id)
     if builder is None:
         raise unknown_name("task", task_id, list(TASKS))
-    labels = read_labels(source) if isinstance(source, ModelFolder) else source
-    return builder(manifest.signature, manifest.preprocess, labels)
+    if not isinstance(source, ModelFolder):
+        return builder(manifest.signature, manifest.preprocess, source)
+    return builder(manifest.signature, _with_processor(manifest, source), read_labels(source))
 
 
-def answer(task: Task, value: object, run: Callable[[Arrays], Arrays]) -> Prediction | list[Prediction]:
+def _with_processor(manifest: Manifest, folder: ModelFolder) -> dict[str, Any]:
+    """The preprocess with the folder of processor files as it lies on disk, their digests verified.
+
+    Raises:
+        ManifestInvalid: the manifest has no file below that folder.
+        DigestMismatch: one of them was changed.
+    """
+    place = manifest.preprocess.get("processor")
+    if not isinstance(place, str):
+        return manifest.preprocess
+    inside = [file for file in manifest.files() if file.path.startswith(f"{place}/")]
+    if not inside:
+        raise ManifestInvalid(f"the manifest's preprocess names the processor {place!r}, and no file lies there")
+    for file in inside:
+        # Weights are the session's to verify, and long to read.
+        if not file.path.endswith(".safetensors"):
+            folder.file(file)
+    check_path(place)
+    return {**manifest.preprocess, "processor": str(folder.root / place)}
+
+
+def answer(task: Task, value: object, run: Run) -> Prediction | list[Prediction]:
     """Prepare a value, run the model on it, and answer a prediction, or a list of them for several inputs.
 
     Args:
@@ -91,5 +124,5 @@ def answer(task: Task, value: object, run: Callable[[Arrays], Arrays]) -> Predic
         value: what a person has: see the task's `prepare`.
         run: the model, normally `session.run`.
     """
-    predictions = list(task.predict(run(task.prepare(value))))
+    predictions = list(task.predict(task.compute(run, task.prepare(value))))
     return predictions if task.is_many(value) else predictions[0]

@@ -17,6 +17,7 @@ from runoff.models.arrays import Array, Arrays
 from runoff.models.evaluation import class_outputs, top1_accuracy
 from runoff.tasks.image import ImageInput, ImagePreprocess, parse_preprocess
 from runoff.tasks.predictions import ClassificationPrediction
+from runoff.tasks.run import Run
 from runoff.types import Signature
 
 
@@ -73,6 +74,10 @@ class ImageClassification:
             InputError: not an image.
         """
         return {self._input_name: self._image.prepare(value)}
+
+    def compute(self, run: Run, inputs: Arrays) -> Arrays:
+        """One run."""
+        return run(inputs)
 
     def predict(self, outputs: Arrays) -> list[ClassificationPrediction]:
         """One prediction for each row of the outputs.

@@ -82,6 +82,25 @@ class ClassificationPrediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TextPrediction:
+    """A text that a model wrote.
+
+    Attributes:
+        token_ids: shape (T,), int64: the tokens of the text with those that begin and end it.
+    """
+
+    text: str
+    token_ids: Array
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"text": self.text, "token_ids": self.token_ids.tolist()}
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ArraysPrediction(Mapping[str, Array]):
     """The outputs of a model without a task, by name, as the session returned them."""
 

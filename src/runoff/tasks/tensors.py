@@ -13,6 +13,7 @@ import numpy as np
 from runoff.errors import InputError
 from runoff.models.arrays import Array, Arrays
 from runoff.tasks.predictions import ArraysPrediction
+from runoff.tasks.run import Run
 from runoff.types import Signature
 
 
@@ -50,6 +51,10 @@ class Tensors:
             f"a model without a task takes arrays by name ({', '.join(self._names)}), not a {type(value).__name__}",
             hint="pass a dict of numpy arrays, or name a task in the model's manifest",
         )
+
+    def compute(self, run: Run, inputs: Arrays) -> Arrays:
+        """One run."""
+        return run(inputs)
 
     def predict(self, outputs: Arrays) -> list[ArraysPrediction]:
         """One prediction that holds every output with its batch."""

@@ -6,7 +6,7 @@ import pytest
 from fakes import model_files, race_facts
 from fakes.race_facts import timing
 from runoff.models.folder import ModelFolder, add_package, staging
-from runoff.race.ledger import find_record, open_ledger, whole_rounds
+from runoff.race.ledger import find_record, open_ledger, whole_rounds, without_turns
 from runoff.race.record import Entrant, RaceSettings, part_path, read_record, record_path
 
 MACHINE = race_facts.environment()
@@ -116,12 +116,41 @@ def test_record_does_not_depend_on_free_memory_and_kernel(folder) -> None:
     assert find_record(folder, other)[0] is not None
 
 
-def test_race_is_run_again_when_batches_or_inputs_differ(folder) -> None:
+def test_race_is_run_again_when_inputs_differ(folder) -> None:
     raced(folder)
-    for settings in (RaceSettings((1, 8), SETTINGS.inputs, 16), RaceSettings((1,), "data sha256 0", 16)):
-        ledger, notes = reopen(folder, settings=settings)
-        assert ledger.record.entrants == ()
-        assert notes == ["raced again: batch sizes or inputs differ from those of the record"]
+    ledger, notes = reopen(folder, settings=RaceSettings((1,), "data sha256 0", 16))
+    assert ledger.record.entrants == ()
+    assert notes == ["raced again: the inputs differ from those of the record"]
+
+
+def test_record_goes_on_at_other_batches_and_tries_again_what_failed(folder) -> None:
+    found = raced(folder)
+    ledger, _ = reopen(folder)
+    ledger.put(race_facts.entrant(folder.manifest.packages[0], num_threads=1, failure="crashed"))
+    ledger.finish()
+    ledger, notes = reopen(folder, settings=RaceSettings((8, 4), SETTINGS.inputs, 16))
+    assert ledger.record.settings.batches == (8, 4, 1)
+    assert ledger.record.entrants == (found,)
+    assert notes == [f"timings at batch 1 are those of the race of {ledger.record.raced_at}"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "batches", "note"),
+    [
+        ((1,), (1, 8), "reused the record of an earlier race"),
+        ((1, 8), (1, 8), "reused the record of an earlier race"),
+        ((8, 1), (8, 1), "went on with the record of an earlier race"),
+    ],
+)
+def test_failure_is_kept_when_no_batch_is_new(folder, asked, batches, note) -> None:
+    ledger, _ = reopen(folder, settings=RaceSettings((1, 8), SETTINGS.inputs, 16))
+    failed = race_facts.entrant(folder.manifest.packages[0], failure="crashed")
+    ledger.put(failed)
+    ledger.finish()
+    ledger, notes = reopen(folder, settings=RaceSettings(asked, SETTINGS.inputs, 16))
+    assert ledger.record.settings.batches == batches
+    assert ledger.record.entrants == (failed,)
+    assert notes == [note]
 
 
 def test_record_is_invalid_when_it_is_of_another_model(folder, tmp_path) -> None:
@@ -166,7 +195,14 @@ def test_damaged_record_is_raced_again_without_a_word(folder) -> None:
 
 def test_turns_of_a_round_that_was_cut_short_are_dropped(folder) -> None:
     found = race_facts.entrant(folder.manifest.packages[0], timing([1.0, 2.0, 3.0]), timing([4.0, 5.0], 8))
-    cut = whole_rounds(found, 2)
+    cut = whole_rounds(found, 2, (1, 8))
     assert [len(batch.turns) for batch in cut.timings] == [2, 2]
-    assert [len(batch.turns) for batch in whole_rounds(found, 0).timings] == [0, 0]
-    assert whole_rounds(found, 0).timing(1) is None
+    assert [len(batch.turns) for batch in whole_rounds(found, 0, (1, 8)).timings] == [0, 0]
+    assert whole_rounds(found, 0, (1, 8)).timing(1) is None
+    assert [len(batch.turns) for batch in whole_rounds(found, 0, (8,)).timings] == [3, 0], "batch 1 is not raced now"
+
+
+def test_turns_are_forgotten_at_the_batches_that_are_raced_again(folder) -> None:
+    found = race_facts.entrant(folder.manifest.packages[0], timing([1.0]), timing([4.0], 8), retired="too slow")
+    assert without_turns(found, (8,)).timings == (timing([1.0]),)
+    assert without_turns(found, (8,)).retired is None

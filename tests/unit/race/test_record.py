@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from fakes.race_facts import entrant, package, record, timing
 from runoff.errors import ModelError
 from runoff.race.record import (
+    BatchTiming,
     Bounds,
     Record,
+    Turn,
     other_records,
     part_path,
     read_record,
@@ -129,3 +131,24 @@ def test_thinning_keeps_the_extremes_and_the_order(samples) -> None:
 def test_thinning_keeps_the_percentiles() -> None:
     kept = thin([float(value) for value in range(10_001)])
     assert kept[99] == pytest.approx(5000, rel=0.01)
+
+
+def test_pace_of_several_sessions_is_that_of_their_joint_runs() -> None:
+    turns = tuple(Turn(number, 20, 10.0, (9.0, 10.0, 30.0), rate) for number, rate in enumerate((180.0, 200.0, 190.0)))
+    several = BatchTiming(8, turns)
+    assert several.p50_ms == 10.0, "the latency that each caller sees"
+    assert several.pace_ms == pytest.approx(1000 / 190)
+    assert several.items_per_s == pytest.approx(8 * 190)
+    assert several.spread == pytest.approx(relative_spread([1000 / rate for rate in (180, 200, 190)]))
+    assert timing([3.0, 5.0]).pace_ms == timing([3.0, 5.0]).p50_ms
+
+
+def test_record_from_before_there_were_shapes_is_read(tmp_path: Path) -> None:
+    data = msgspec.to_builtins(full())
+    for entrant_data in data["entrants"]:
+        del entrant_data["checked_batch"], entrant_data["candidate"]["sessions"]
+        for timing_data in entrant_data["timings"]:
+            for turn in timing_data["turns"]:
+                del turn["runs_per_s"]
+    (tmp_path / "record.json").write_bytes(msgspec.json.encode(data))
+    assert read_record(tmp_path / "record.json") == full()

@@ -298,6 +298,8 @@ def test_data_of_the_user_is_compared_and_timed_on(tmp_path) -> None:
         (RaceOptions(batches=(1, 0)), RaceError, "batch sizes"),
         (RaceOptions(num_threads=()), RaceError, "thread counts"),
         (RaceOptions(num_threads=(0,)), RaceError, "thread counts"),
+        (RaceOptions(sessions=(2,)), RaceError, "sessions are raced for throughput"),
+        (RaceOptions(sessions=(0,), objective="throughput"), RaceError, "numbers of sessions"),
         (RaceOptions(samples=0), RaceError, "samples is 0"),
         (RaceOptions(rounds=0), RaceError, "rounds is 0"),
         (RaceOptions(backends=("onxx",)), UnknownName, "unknown backend 'onxx'"),
@@ -315,3 +317,85 @@ def test_race_that_nobody_enters_is_recorded_and_the_choice_is_guessed(tmp_path)
     assert result.record.entrants == ()
     assert result.decision.basis == "guessed"
     assert record_path(folder.root, result.environment.fingerprint).exists()
+
+
+def throughput(folder: ModelFolder, **changes: Any) -> tuple[RaceResult, Steps]:
+    return race(folder, objective="throughput", num_threads=(1,), sessions=(2,), **changes)
+
+
+def test_race_for_throughput_times_the_leaders_with_several_sessions_beside_one(tmp_path) -> None:
+    folder = model(tmp_path, {"near": {"latency_ms": 5}, "far": {"latency_ms": 400}})
+    result, steps = throughput(folder, batches=(1, 4))
+    assert steps.checked[-1] == "near@1x2"
+    assert steps.timed.count("near@1") == 4, "at two batch sizes, alone and again beside its shape"
+    shape, single = result.record.entrant("near@1x2"), result.record.entrant("near@1")
+    assert shape is not None
+    assert single is not None
+    assert result.record.entrant("far@1x2") is None
+    assert [timing.batch for timing in shape.timings] == [1, 4]
+    assert shape.fidelity is not None
+    # A run sleeps: two sessions finish twice as many.
+    assert shape.timings[1].items_per_s > 1.4 * single.timings[1].items_per_s
+    serving = result.decision.serving
+    assert serving is not None
+    assert (serving.candidate_id, serving.sessions, serving.threads_per_session, serving.batch) == ("near@1x2", 2, 1, 4)
+    assert serving.items_per_s == shape.timings[1].items_per_s
+    assert result.decision.require().session_options().num_threads == 1
+
+
+def test_shapes_are_not_timed_again_and_do_not_compete_for_latency(tmp_path) -> None:
+    first, _ = throughput(model(tmp_path, {"one": {"latency_ms": 5}}))
+    again, steps = throughput(first.folder)
+    assert {event.stage for event in steps} == {"done"}
+    assert again.record == first.record
+    latency, steps = race(first.folder)
+    assert {event.stage for event in steps} == {"done"}
+    assert latency.decision.serving is None
+    assert [ranked.candidate.id for ranked in latency.decision.ranking] == ["one@1"]
+
+
+def test_race_for_throughput_that_was_interrupted_goes_on(tmp_path) -> None:
+    folder = model(tmp_path, {"one": {"latency_ms": 5}})
+    options = msgspec.structs.replace(QUICK, objective="throughput", sessions=(2,))
+    with pytest.raises(KeyboardInterrupt):
+        race_folder(folder, options, Steps("warming up one@1x2"))
+    result, steps = throughput(folder)
+    assert "one@1x2" not in steps.checked
+    assert all(len(entrant.timings[0].turns) == 2 for entrant in result.record.entrants)
+
+
+def test_session_that_fails_among_several_disqualifies_its_shape_only(tmp_path) -> None:
+    folder = model(tmp_path, {"one": {"latency_ms": 5, "alone": True}})
+    result, _ = throughput(folder)
+    assert result.decision.require().id == "one@1"
+    (rejection,) = result.decision.rejections
+    assert (rejection.candidate_id, rejection.reason) == ("one@1x2", "RuntimeError: the fake runs alone")
+
+
+def test_timings_at_other_batches_are_kept_and_what_is_checked_is_the_largest(tmp_path) -> None:
+    first, _ = race(model(tmp_path, {"first": {"latency_ms": 1}, "second": {"latency_ms": 1}}))
+    second, steps = race(first.folder, batches=(4,))
+    assert second.notes == (f"timings at batch 1 are those of the race of {first.record.raced_at}",)
+    assert second.record.settings.batches == (4, 1)
+    assert steps.checked == ["first@1, the reference", "second@1"], "at batch 4 nothing was compared yet"
+    for name in ("first@1", "second@1"):
+        old, new = first.record.entrant(name), second.record.entrant(name)
+        assert old is not None
+        assert new is not None
+        assert new.timing(1) == old.timing(1)
+        assert new.timing(4) is not None
+    assert race(second.folder, batches=(4,))[1].timed == []
+    third, steps = race(second.folder, batches=(2,))
+    assert (third.record.settings.batches, steps.checked) == ((2, 4, 1), [])
+    assert set(steps.timed) == {"first@1", "second@1"}
+
+
+def test_one_that_retired_is_timed_at_a_batch_that_it_was_not_raced_at(tmp_path) -> None:
+    packages = {"fast": {"latency_ms": 1}, "slow": {"latency_ms": 20}}
+    first, _ = race(model(tmp_path, packages), rounds=3, max_rounds=3)
+    retired = first.record.entrant("slow@1")
+    assert retired is not None
+    assert retired.retired is not None
+    assert race(first.folder, rounds=3, max_rounds=3)[1].timed == []
+    _, steps = race(first.folder, batches=(2,), rounds=3, max_rounds=3)
+    assert "slow@1" in steps.timed

@@ -1,11 +1,12 @@
 import gc
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runoff.race.timing import TurnPlan, take_turn, warm_up
+from runoff.race.timing import TurnPlan, take_turn, take_turn_together, warm_up
 
 
 class Run:
@@ -84,3 +85,36 @@ def test_collector_works_again_when_a_run_fails() -> None:
     with pytest.raises(ValueError, match="broken"):
         take_turn(run, TurnPlan(min_runs=1, seconds=0.0))
     assert gc.isenabled()
+
+
+def test_turn_together_has_the_runs_of_every_session_and_their_joint_rate() -> None:
+    runs = [Run(0.01), Run(0.01), Run(0.01)]
+    with ThreadPoolExecutor(3) as threads:
+        samples, runs_per_s = take_turn_together(runs, TurnPlan(min_runs=4, seconds=0.0), threads)
+    assert len(samples) == 12
+    assert min(samples) >= 10
+    # Sleeping sessions do not hinder each other; one alone could finish 100 in a second.
+    assert 120 < runs_per_s <= 300
+
+
+def test_sessions_that_are_done_run_on_until_the_last_one_is() -> None:
+    fast, slow = Run(0.001), Run(0.02)
+    with ThreadPoolExecutor(2) as threads:
+        samples, _ = take_turn_together([fast, slow], TurnPlan(min_runs=3, seconds=0.0), threads)
+    assert len(samples) == 6
+    assert slow.count >= 5
+    assert fast.count > 20, "its later runs keep the machine busy and are not counted"
+
+
+@pytest.mark.parametrize("fails_at", [0, 4])
+def test_turn_together_fails_as_the_session_that_failed(fails_at) -> None:
+    count = 0
+
+    def fail() -> None:
+        nonlocal count
+        count += 1
+        if count > fails_at:
+            raise ValueError("out of order")
+
+    with ThreadPoolExecutor(2) as threads, pytest.raises(ValueError, match="out of order"):
+        take_turn_together([Run(0.001), fail], TurnPlan(min_runs=10, seconds=0.0), threads)

@@ -72,6 +72,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_name():
 
 @pytest.mark.parametrize("task_id", TASKS)
 def test_a_race_measures_the_metric_of_the_task(task_id: str):
-    name = task_for(manifest(task_id)).metric_name
+    # A class says it of all its models.
+    name = getattr(TASKS[task_id], "metric_name", "missing")
     found = metric_for(task_id)
     assert (found[0] if found else None) == name

@@ -22,6 +22,7 @@ def result_data(result: RaceResult) -> dict[str, Any]:
         "headline": str(headline(result)),
         "objective": decision.wish.objective,
         "chosen": decision.chosen.id if decision.chosen else None,
+        "serving": decision.serving,
         "raced_at": record.raced_at,
         "settings": record.settings,
         "decision": decision,

@@ -9,7 +9,7 @@ import msgspec
 
 from runoff.race.rank import Ranked
 from runoff.race.report.figures import rounded
-from runoff.race.report.standings import decisive_batch, plain_reference, winner_entrant
+from runoff.race.report.standings import decisive_batch, plain_reference
 from runoff.race.run import RaceResult
 from runoff.race.wish import UNITS, Objective
 
@@ -65,17 +65,14 @@ def _figure(winner: Ranked, result: RaceResult) -> str:
     about = _ABOUT.get(objective)
     if about is None:
         spread = f", ±{winner.spread * 100:.1f} %" if winner.spread is not None else ""
-        about = f"at batch {_batch(winner, result)} (median{spread})"
+        about = f"at batch {_batch(result)} (median{spread})"
     return f"{rounded(winner.figure or 0.0)} {UNITS[objective]} {about}"
 
 
-def _batch(winner: Ranked, result: RaceResult) -> int:
+def _batch(result: RaceResult) -> int:
     """The batch size of the figure: for throughput the one at which it was reached."""
-    entrant = winner_entrant(result)
-    if result.decision.wish.objective == "throughput" and result.decision.wish.batch_size is None and entrant:
-        timed = [timing for timing in entrant.timings if timing.turns]
-        return max(timed, key=lambda timing: timing.items_per_s).batch
-    return decisive_batch(result)
+    serving = result.decision.serving
+    return serving.batch if serving is not None else decisive_batch(result)
 
 
 def _comparison(winner: Ranked, reference: Ranked | None, ratio: float | None, result: RaceResult) -> str:

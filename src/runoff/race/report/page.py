@@ -56,6 +56,7 @@ def render_report(result: RaceResult) -> str:
         model=result.decision.model,
         headline=headline(result),
         subtitle=_subtitle(result),
+        serving=result.decision.serving,
         tiles=_tiles(result, field),
         legend=_legend({dot.standing.verdict for dot in dots(field, decisive_batch(result))}),
         error_charts=_error_charts(result, field),
@@ -112,7 +113,8 @@ def _tiles(result: RaceResult, field: tuple[Standing, ...]) -> list[tuple[str, s
     """The winner's main figures: name, value, unit."""
     if not field or field[0].verdict != "won":
         return []
-    best, batch = field[0], decisive_batch(result)
+    serving = result.decision.serving
+    best, batch = field[0], serving.batch if serving else decisive_batch(result)
     tiles = []
     timed = best.at(batch)
     if timed:
@@ -232,7 +234,8 @@ def _commands(result: RaceResult) -> list[str]:
 
 def _threads(result: RaceResult) -> str | None:
     """The thread counts that were raced, where they are not the ones that a race picks itself."""
-    raced = {entrant.candidate.num_threads for entrant in result.record.entrants} - {None}
+    single = [entrant.candidate for entrant in result.record.entrants if entrant.candidate.sessions == 1]
+    raced = {candidate.num_threads for candidate in single} - {None}
     if not raced or raced == {result.environment.cpu.usable_cores, 1}:
         return None
     return ",".join(str(count) for count in sorted(raced, key=str))

@@ -14,7 +14,7 @@ from runoff.models.manifest import Fidelity
 from runoff.race.candidates import Candidate
 from runoff.race.decide import Decision
 from runoff.race.rank import Ranked
-from runoff.race.record import BatchTiming, Entrant, Record
+from runoff.race.record import BatchTiming, Record
 from runoff.race.run import RaceResult
 from runoff.types import Precision
 
@@ -27,8 +27,9 @@ class BatchFigures(msgspec.Struct, frozen=True):
 
     Attributes:
         p50_ms: the median of the medians of the rounds; the other percentiles are over the samples of all rounds.
-        spread: half the 95 % interval of `p50_ms`, relative; None after a single round.
+        spread: half the 95 % interval of `p50_ms`, with several sessions of `items_per_s`; None after a single round.
         runs: timed runs in all rounds.
+        items_per_s: rows per second, of all sessions together.
     """
 
     batch: int
@@ -126,7 +127,9 @@ def _unranked(result: RaceResult) -> list[Standing]:
         found.append(msgspec.structs.replace(standing, reason=rejection.reason, hint=rejection.hint))
     for entrant in record.entrants:
         # The decision looks past figures of files that are no longer the package's; a reader wonders where they are.
-        if entrant.candidate.id not in known:
+        # Those with several sessions are looked past too, where the objective is not throughput.
+        stands = entrant.candidate.sessions == 1 or decision.wish.objective == "throughput"
+        if entrant.candidate.id not in known and stands:
             standing = _standing(entrant.candidate.id, "unmeasured", record)
             reason = "its package was changed or removed after it was measured"
             found.append(msgspec.structs.replace(standing, reason=reason))
@@ -190,9 +193,3 @@ def plain_reference(result: RaceResult) -> Ranked | None:
     reference = result.folder.manifest.reference
     plain = (r for r in result.decision.ranking if r.candidate.package_id == reference and not r.candidate.variant)
     return next((ranked for ranked in plain if ranked.figure is not None), None)
-
-
-def winner_entrant(result: RaceResult) -> Entrant | None:
-    """What the record holds of the chosen candidate."""
-    chosen = result.decision.chosen
-    return result.record.entrant(chosen.id) if chosen else None

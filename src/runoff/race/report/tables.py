@@ -54,6 +54,10 @@ def speed_table(field: Sequence[Standing], batches: Sequence[int]) -> ReportTabl
     timed = [standing for standing in field if standing.batches]
     columns = [*_who(), Column("threads")]
     cells = [_names(timed), _runs_at(timed), _threads(timed)]
+    sessions = [standing.candidate.sessions if standing.candidate else 1 for standing in timed]
+    if any(count > 1 for count in sessions):
+        columns.append(Column("sessions"))
+        cells.append([str(count) for count in sessions])
     for batch in batches:
         figures = [standing.at(batch) for standing in timed]
         group = f"batch {batch}"

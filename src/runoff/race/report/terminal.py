@@ -39,6 +39,8 @@ def print_result(result: RaceResult, console: Console) -> None:
     outcome = headline(result)
     sentence = Text(printable(outcome.subject), "bold green" if result.decision.chosen else "bold red")
     console.print(sentence.append(f" {printable(outcome.predicate)}", "not bold default"))
+    if result.decision.serving is not None:
+        console.print(Text(f"serve with: {result.decision.serving}"))
     for table in (race_table(result, console.width), rejection_table(result)):
         if table.row_count:
             console.print()

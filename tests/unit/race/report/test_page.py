@@ -11,15 +11,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from fakes.race_results import CRASH, PACKAGES, UNMADE, entrant, fidelity, full_race, race
 from runoff.errors import ModelError, RunoffError
+from runoff.race.candidates import with_sessions
 from runoff.race.decide import Wish
 from runoff.race.fidelity import Contract
+from runoff.race.record import BatchTiming, Turn
 from runoff.race.report.data import result_data
 from runoff.race.report.headline import headline
 from runoff.race.report.page import render_report, write_report
 from runoff.race.report.standings import standings
+from runoff.race.report.terminal import print_result
 from runoff.race.run import RaceResult
 
 _VOID = {"meta", "br", "hr", "link", "img", "input"}
@@ -300,3 +304,25 @@ def test_candidate_that_was_not_timed_at_the_batch_of_the_decision_is_listed_wit
     speed = _Page(render_report(result)).rows("onnx-fp32@4")[0]
     assert speed[2:7] == ["–"] * 5  # noqa: RUF001 - what stands for a missing figure
     assert speed[7] == "2.00"
+
+
+def test_page_terminal_and_data_say_what_to_serve_with_when_throughput_was_raced(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    single = entrant(_ONNX, p50_ms=(0.5, 2.0))
+    turns = (Turn(0, 40, 2.25, (2.0, 2.25, 3.0), 1500.0),)
+    several = msgspec.structs.replace(
+        single, candidate=with_sessions(single.candidate, 4, 1), timings=(BatchTiming(8, turns),)
+    )
+    found = race([single, several], batches=(1, 8), wish=Wish(objective="throughput"))
+    sentence = "serve with: 4 sessions x 1 thread, batch 8: 12,000 items/s"
+    text = " ".join(re.sub(r"<[^>]+>", "", render_report(found)).split())
+    assert sentence in text
+    assert "threadssessions" in text.replace(" ", ""), "a column of the table"
+    print_result(found, Console(width=120))
+    assert sentence in capsys.readouterr().out
+    assert result_data(found)["serving"]["sessions"] == 4
+    assert "at batch 8" in str(headline(found))
+    latency = race([single, several], batches=(1, 8))
+    assert "onnx-fp32@1x4" not in render_report(latency), "it does not compete for latency"
+    assert result_data(latency)["serving"] is None
