@@ -43,7 +43,7 @@ def trace(source: Package, signature: Signature, options: StepOptions) -> torch.
     """
     program = load_program(source.main_file)
     if signature != source.signature:
-        program = recapture(program, source.signature, options)
+        program = recapture(program.module(), source.signature, options)
     module = Ordered(program.module())
     # A trace computes: integers stay valid for any table that the model looks them up in.
     limits = {spec.name: 2 for spec in signature.inputs if spec.dtype.startswith(("int", "uint"))}

@@ -31,13 +31,15 @@ from runoff.race.options import Event, Listener, RaceOptions, silent
 from runoff.race.quantize import quantization_notes
 from runoff.race.record import Bounds, Entrant, RaceSettings, Record, records_folder
 from runoff.race.rounds import Stable, Timer, batches_of, rounds_done
-from runoff.race.wanted import package_of
+from runoff.race.wanted import name_batches, package_of
 from runoff.types import Precision
 
 _CONTENDER_FACTOR = 1.5
 """Beside a newcomer, those this close to the incumbent are timed again: absolute figures age."""
 _MEMORY_LIMIT_SHARE = 0.9
 """The share of the memory that one candidate may use; it is stopped there before the machine is in trouble."""
+_BF16 = {"amx_bf16", "avx512_bf16"}
+"""With neither, what a quantised package leaves in fp32 gains nothing from a runtime's own choice of precision."""
 _HEAT_MEMORY_SHARE = 0.7
 """The share of the available memory that the processes of one heat may hold together."""
 
@@ -74,6 +76,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         settings = RaceSettings(options.batches, inputs.name, inputs.samples)
         remove_stale(folder.root)
         remove_stale(records_folder(folder.root))
+        options = name_batches(folder, options)
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
         folder, unmade = make_packages(folder, environment, options, listener)
         # What was not tried this time keeps its reason.
@@ -279,15 +282,25 @@ def _candidates(folder: ModelFolder, environment: Environment, options: RaceOpti
         and (entry.batch == "dynamic" or entry.batch in options.batches)
     ]
     found = list_candidates(usable, _threads(environment, options), options.device, options.candidates)
+    if options.candidates is None and not _BF16 & set(environment.cpu.isa):
+        found = [candidate for candidate in found if not _lowers_rest(candidate, folder)]
     wanted = options.precisions
-    return [candidate for candidate in found if wanted is None or _runs_at(candidate) & set(wanted)]
+    return [candidate for candidate in found if wanted is None or _runs_at(candidate, folder) & set(wanted)]
 
 
-def _runs_at(candidate: Candidate) -> set[Precision]:
+def _runs_at(candidate: Candidate, folder: ModelFolder) -> set[Precision]:
     """What a candidate may turn out to compute in: a runtime's own choice is one of the 16-bit precisions, or fp32."""
+    if _lowers_rest(candidate, folder):
+        return {folder.package(candidate.package_id).entry.precision}
     if candidate.precision == "default":
         return {Precision.BF16, Precision.FP16}
     return {Precision(candidate.precision)}
+
+
+def _lowers_rest(candidate: Candidate, folder: ModelFolder) -> bool:
+    """Whether it is a quantised package whose other layers run at the precision that the runtime prefers."""
+    own = folder.package(candidate.package_id).entry.precision
+    return candidate.precision == "default" and own in (Precision.INT8, Precision.INT4)
 
 
 def _reference_candidate(folder: ModelFolder, environment: Environment, options: RaceOptions) -> Candidate | None:
