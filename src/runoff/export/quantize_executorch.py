@@ -21,6 +21,7 @@ from runoff.errors import ExportError
 from runoff.export.executorch import MAIN_FILE, lower
 from runoff.export.layers import group_layers, kept_nodes, kept_of, read_feeds, reported
 from runoff.export.module import first_line, to_tensor
+from runoff.export.quantize_torch import count_weights, operator_name
 from runoff.export.step import Made, Quantization, StepOptions, quiet, with_all_sizes
 from runoff.export.torch_export import example, load_program, recapture
 from runoff.models.arrays import Arrays
@@ -85,8 +86,13 @@ def _quantise(
         if not layers:
             raise ExportError(f"{source.id} has no {_named(operators)} to store in int8")
         kept = kept_nodes(layers, wanted.kept)
+        convolutions, linear = count_weights(module)
+        # Sums and products between linear layers stay at fp32: masks of attention take ranges that 8 bits serve badly.
+        usable = operators if linear > convolutions else None
         quantizer = XNNPACKQuantizer().set_global(settings)
-        quantizer.set_filter_function(lambda node: node.name not in kept)
+        quantizer.set_filter_function(
+            lambda node: node.name not in kept and (usable is None or operator_name(node) in usable)
+        )
         prepared: Any = prepare_pt2e(module, quantizer)
         for feed in feeds or [tensors]:
             prepared(*feed)
@@ -107,12 +113,7 @@ def _in_order(feed: Arrays, signature: Signature) -> tuple[torch.Tensor, ...]:
 
 def _layers(module: torch.fx.GraphModule, operators: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     calls = (node for node in module.graph.nodes if node.op == "call_function")
-    return group_layers((node.name, _operator(node) in operators) for node in calls)
-
-
-def _operator(node: torch.fx.Node) -> str:
-    """`conv2d` of `aten.conv2d.default`."""
-    return str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
+    return group_layers((node.name, operator_name(node) in operators) for node in calls)
 
 
 def _named(operators: tuple[str, ...]) -> str:

@@ -25,11 +25,11 @@ from ai_edge_quantizer.utils import qsv_utils, tfl_flatbuffer_utils
 from runoff.backends.threads import default_threads
 from runoff.errors import ExportError
 from runoff.export.layers import group_layers, kept_nodes, kept_of, on_one_line, read_feeds, reported
-from runoff.export.litert import MAIN_FILE, stored_precision
+from runoff.export.litert import MAIN_FILE
 from runoff.export.step import Made, Quantization, StepOptions, quiet
 from runoff.models.dimensions import SIZES, fixed_sizes
 from runoff.models.folder import Package
-from runoff.types import Precision, Signature
+from runoff.types import Signature
 
 _TOOL = "ai-edge-quantizer"
 _KINDS = {value: name.lower() for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -183,8 +183,14 @@ def _made(
     details: dict[str, Any],
 ) -> Made:
     kept = kept_of(layers, wanted)
-    if not kept and stored_precision(destination / MAIN_FILE) is not Precision.INT8:
+    if len(kept) < len(layers) and not _holds_int8(destination / MAIN_FILE):
         raise ExportError(f"{source.id} has no weights that AI Edge Quantizer stores in int8")
     sizes = fixed_sizes(source.entry)
     versions = {_TOOL: version(_TOOL)}
     return Made(MAIN_FILE, _TOOL, versions, {SIZES: sizes} if sizes else {}, tuple(layers), kept, details)
+
+
+def _holds_int8(path: Path) -> bool:
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    return any(tensor.type == schema.TensorType.INT8 and _is_stored(model, tensor) for tensor in tensors)

@@ -39,11 +39,13 @@ def int8_dynamic(source: Package, destination: Path, options: StepOptions) -> Ma
         layers = _layers(module)
         if not layers:
             raise ExportError(f"nothing in {source.id} can be quantised: int8-dynamic takes linear layers, it has none")
-        check_linear_share(source.id, "int8-dynamic", *_num_weights(module))
+        check_linear_share(source.id, "int8-dynamic", *count_weights(module))
         for name, node in layers.items():
             if name not in wanted.kept:
                 _as_module(module, node, f"quantised_{name}")
         module.graph.eliminate_dead_code()
+        # Else the weights at fp32 would lie in the archive too.
+        module.delete_all_unused_submodules()
         module.recompile()
         quantize_(module, Int8DynamicActivationInt8WeightConfig())
         captured = recapture(module, source.signature, options)
@@ -53,6 +55,23 @@ def int8_dynamic(source: Package, destination: Path, options: StepOptions) -> Ma
     versions = {"torch": str(torch.__version__), _TOOL: version(_TOOL)}
     details = {"method": "int8-dynamic"}
     return Made(MAIN_FILE, _TOOL, versions, {}, tuple(layers), kept_of(tuple(layers), wanted), details)
+
+
+def operator_name(node: torch.fx.Node) -> str:
+    """`conv2d` of a call of `aten.conv2d.default`; empty for other nodes."""
+    packet = getattr(node.target, "overloadpacket", None)
+    return str(getattr(packet, "__name__", "")) if node.op == "call_function" else ""
+
+
+def count_weights(module: torch.fx.GraphModule) -> tuple[int, int]:
+    """How many weights lie in convolutions and in linear layers."""
+    linear = sum(_value(module, node.args[1]).numel() for node in _layers(module).values())
+    convolutions = 0
+    for node in module.graph.nodes:
+        if operator_name(node) in _CONVOLUTIONS:
+            weight = _value(module, node.args[1])
+            convolutions += weight.numel() if isinstance(weight, torch.Tensor) else 0
+    return convolutions, linear
 
 
 def _finding(error: Exception) -> str:
@@ -67,18 +86,6 @@ def _layers(module: torch.fx.GraphModule) -> dict[str, torch.fx.Node]:
         for node in calls
         if all(isinstance(_value(module, part), torch.Tensor) for part in node.args[1:])
     }
-
-
-def _num_weights(module: torch.fx.GraphModule) -> tuple[int, int]:
-    """How many weights lie in convolutions and in linear layers."""
-    linear = sum(_value(module, node.args[1]).numel() for node in _layers(module).values())
-    convolutions = 0
-    for node in module.graph.nodes:
-        packet = getattr(node.target, "overloadpacket", None)
-        if node.op == "call_function" and getattr(packet, "__name__", "") in _CONVOLUTIONS:
-            weight = _value(module, node.args[1])
-            convolutions += weight.numel() if isinstance(weight, torch.Tensor) else 0
-    return convolutions, linear
 
 
 def _as_module(module: torch.fx.GraphModule, node: torch.fx.Node, name: str) -> None:

@@ -15,6 +15,7 @@ from runoff.backends.row import BackendRow
 from runoff.environment.describe import Environment
 from runoff.errors import ExportError, ModelError, RunoffError
 from runoff.export.calibration import read_data
+from runoff.export.quantize import form_id
 from runoff.export.run import ExportOptions, export_package
 from runoff.models.folder import ModelFolder
 from runoff.race.candidates import wrong_platform
@@ -50,20 +51,25 @@ def make_packages(
     installed = [row.id for row in table.rows().values() if _missing(row, environment) is None]
     if Precision.FP16 in precisions and "onnx" in _competing(installed, options):
         folder = _make_fp16(folder, unmade, listener)
-    lacking = list_forms(folder, options, installed)
-    if not lacking:
+    jobs = []
+    for form, batch in list_forms(folder, options):
+        missing = _missing(table.row(form.backend), environment)
+        if missing is None:
+            jobs.append((form, batch))
+        elif options.candidates is not None:
+            unmade[form_id(folder, form, batch)] = missing
+    if not jobs:
         return folder, unmade
     listener(Event("make", "computing what the reference answers"))
     try:
         data = None if options.data is None else read_data(options.data, options.labels)
         yardstick = make_yardstick(folder, data)
     except ExportError as error:
-        return folder, unmade | {package_id: _why(error) for _, _, package_id in lacking}
+        return folder, unmade | {form_id(folder, *job): _why(error) for job in jobs}
     settings = replace(
         quantize_options(environment, options.search_s, options.contract.max_metric_drop),
         on_step=lambda line: listener(Event("make", line)),
     )
-    jobs = [(form, batch) for form, batch, _ in lacking]
     folder, failed = quantize_forms(folder, jobs, yardstick, options.contract, settings)
     return folder, unmade | {package_id: _why(error) for package_id, error in failed.items()}
 

@@ -6,7 +6,7 @@ Pure: makes nothing, and does not know the machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -76,27 +76,30 @@ def name_batches(folder: ModelFolder, options: RaceOptions) -> RaceOptions:
     return msgspec.structs.replace(options, candidates=tuple(names))
 
 
-def list_forms(
-    folder: ModelFolder, options: RaceOptions, installed: Collection[str]
-) -> list[tuple[Form, int | None, str]]:
-    """The quantised forms to make: each with its batch size, as `quantize_package` takes it, and its package id.
+def list_forms(folder: ModelFolder, options: RaceOptions) -> list[tuple[Form, int | None]]:
+    """The quantised forms that the model lacks, each with its batch size as `quantize_package` takes it.
 
-    Those of the named candidates, where some are named, else those at the named precisions, of backends that are
-    installed and compete; in formats made for one batch size, one for each of the race.
+    Those of the named candidates, where some are named, else those at the named precisions, of backends that compete;
+    in formats made for one batch size, one for each of the race.
     """
-    named = None if options.candidates is None else {package_of(name) for name in options.candidates}
-    found = []
+    usual = _named_forms if options.candidates is not None else _forms_at
+    return [job for job in usual(folder, options) if folder.manifest.package(form_id(folder, *job)) is None]
+
+
+def _forms_at(folder: ModelFolder, options: RaceOptions) -> Iterator[tuple[Form, int | None]]:
     for form in FORMS:
-        usable = form.backend in installed and (not options.backends or form.backend in options.backends)
-        if not usable or (named is None and form.precision not in (options.precisions or ())):
-            continue
-        one_each = _is_static(form.format) and _takes_any_batch(folder)
-        for batch in options.batches if one_each else (None,):
-            package_id = form_id(folder, form, batch)
-            wanted = named is None or package_id in named
-            if wanted and folder.manifest.package(package_id) is None:
-                found.append((form, batch, package_id))
-    return found
+        if form.precision in (options.precisions or ()) and _competes(table.row(form.backend), options):
+            one_each = _is_static(form.format) and _takes_any_batch(folder)
+            yield from ((form, batch) for batch in (options.batches if one_each else (None,)))
+
+
+def _named_forms(folder: ModelFolder, options: RaceOptions) -> Iterator[tuple[Form, int | None]]:
+    forms = {form.id: form for form in FORMS}
+    for name in dict.fromkeys(map(package_of, options.candidates or ())):
+        parts = _ONE_BATCH.fullmatch(name)
+        form = forms.get(parts[1] if parts else name)
+        if form is not None and _competes(table.row(form.backend), options):
+            yield form, int(parts[2]) if parts else None
 
 
 def package_of(candidate: str) -> str:
