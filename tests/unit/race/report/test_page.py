@@ -339,7 +339,7 @@ def test_search_of_layers_is_told_with_its_ranking_its_tries_and_the_figures_bef
     assert "With all of 3 layers quantised: NaN or infinite; output 'y' is NaN." in page.text
     assert "With 1 layer kept in fp32, <first>: max rel 0.0123, accuracy 98.00 %; within the contract." in page.text
     assert ["<first>", "NaN or infinite"] in page.cells
-    assert [row[1] for row in page.cells if row[0] == "b, c"] == ["1.3e-03"]
+    assert [row[1] for row in page.cells if row[0] == "b, c"] == ["1.3e-3"]
     assert ["0", "accuracy 50.00 %", "accuracy drops"] in page.cells
     assert ["1", "max rel 0.0123, accuracy 98.00 %", "within"] in page.cells
 
