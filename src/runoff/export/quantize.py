@@ -21,7 +21,7 @@ from runoff.errors import ChildFailed, ExportError
 from runoff.export.calibration import Calibration
 from runoff.export.forms import Form
 from runoff.export.isolated import plain, worker
-from runoff.export.run import ExportOptions, batch_of, export_package, find_package, golden_files
+from runoff.export.run import ExportOptions, batch_of, export_package, find_package, golden_files, obstacle
 from runoff.export.sensitivity import SearchLog, Verdict, search
 from runoff.export.step import Control, Made, Quantization, StepOptions
 from runoff.models.arrays import Arrays, read_npz, write_npz
@@ -125,6 +125,16 @@ def quantize_package(
     except (ChildFailed, RemoteError) as error:
         why = f"the quantiser {error.message}" if isinstance(error, ChildFailed) else error.message
         raise ExportError(f"{source.id} to {package_id}: {why}", hint=error.hint) from error
+
+
+def form_obstacle(folder: ModelFolder, form: Form) -> ExportError | None:
+    """Why a form cannot be made from what is there with what is installed, or None."""
+    try:
+        _refuse(form, form.id, QuantizeOptions())
+    except ExportError as error:
+        return error
+    found = (obstacle(folder, name, Precision.FP32) for name in (form.format, form.source_format))
+    return next((error for error in found if error is not None), None)
 
 
 def form_id(folder: ModelFolder, form: Form, batch: int | None = None) -> str:

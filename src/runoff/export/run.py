@@ -116,6 +116,19 @@ def batch_of(folder: ModelFolder, format_id: str, wanted: Batch | None) -> Batch
     return own if own != "dynamic" else 1
 
 
+def obstacle(folder: ModelFolder, format_id: str, precision: Precision) -> ExportError | None:
+    """Why a package cannot be made from what is there with what is installed, or None."""
+    batch = batch_of(folder, format_id, None)
+    if find_package(folder, format_id, precision, batch) is not None:
+        return None
+    wanted = (format_id, precision)
+    try:
+        plan(_available(folder, wanted, batch), wanted, _installed(STEPS))
+    except ExportError as error:
+        return error
+    return None
+
+
 def find_package(folder: ModelFolder, format_id: str, precision: Precision, batch: Batch) -> Package | None:
     """The package with that format, precision and batch, or None.
 

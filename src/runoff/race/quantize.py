@@ -15,7 +15,7 @@ from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import ChildFailed, ExportError, ModelError, RunoffError, UnknownName, unknown_name
 from runoff.export.calibration import Rows
 from runoff.export.forms import CALIBRATIONS, FORMS, METHODS, Form, find_form
-from runoff.export.quantize import QuantizeOptions, form_id, quantize_package
+from runoff.export.quantize import QuantizeOptions, form_id, form_obstacle, quantize_package
 from runoff.export.run import ExportOptions, export_package, find_package
 from runoff.models.folder import ModelFolder
 from runoff.race.candidates import Candidate, make_candidate, variants_of
@@ -38,7 +38,7 @@ class QuantizeWish:
 
     Attributes:
         precision: `fp16`, `bf16`, `int8-dynamic`, `int8-static` or `int4`.
-        backends: ids; None for all that have it.
+        backends: ids; None for all that have it and can be made here.
         data: rows of the user.
         calibration: see `QuantizeOptions`.
         contract: what results must keep to.
@@ -81,6 +81,8 @@ def quantize_model(folder: ModelFolder, wish: QuantizeWish) -> QuantizeResult:
     _check(wish)
     environment = describe_environment()
     forms = _forms(wish)
+    if wish.backends is None:
+        forms = _possible(folder, forms, wish.on_step)
     yardstick = make_yardstick(folder, wish.data)
     failed: dict[str, RunoffError] = {}
     pairs: list[tuple[Candidate, Candidate]] = []
@@ -175,6 +177,16 @@ def _forms(wish: QuantizeWish) -> list[Form]:
                 hint=f"--backend {','.join(having)}",
             )
     return []
+
+
+def _possible(folder: ModelFolder, forms: list[Form], tell: Callable[[str], None] | None) -> list[Form]:
+    """The forms that can be made here; all of them where none can, so that their reasons are the answer."""
+    obstacles = {form.id: form_obstacle(folder, form) for form in forms}
+    possible = [form for form in forms if obstacles[form.id] is None]
+    for name, error in obstacles.items():
+        if error is not None and tell and possible:
+            tell(f"without {name}: {error.message.splitlines()[0]}")
+    return possible or forms
 
 
 def _options(wish: QuantizeWish, environment: Environment) -> QuantizeOptions:
