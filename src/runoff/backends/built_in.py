@@ -34,7 +34,7 @@ BUILT_IN: tuple[BackendRow, ...] = (
         library="torch",
         formats=(*_MODULES, "aoti", "torchscript"),
         devices=("cpu", "cuda", "mps"),
-        precisions=_ALL_FLOAT,
+        precisions=(*_ALL_FLOAT, Precision.INT8),
         target="runoff.backends.torch:TorchBackend",
         extra="torch",
         options={
@@ -104,7 +104,7 @@ BUILT_IN: tuple[BackendRow, ...] = (
             "num_streams": Option("int", "parallel inference streams; default 1"),
             "cache_dir": Option("str", "folder for compiled models; default: none"),
         },
-        variants=(Variant(""), Variant("default", "default")),
+        variants=(Variant(""), Variant("default", "default", lowers_rest=True)),
     ),
     BackendRow(
         id="litert",

@@ -6,7 +6,6 @@ for unless the hint is `default`, and `facts["precision"]` is what the compiled 
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ import numpy as np
 from runoff.backends import table
 from runoff.backends.protocol import CheckedSession, Session, SessionOptions, session_closed
 from runoff.backends.threads import default_threads
+from runoff.backends.usage_reports import hide_openvino_telemetry
 from runoff.errors import FormatMismatch, RuntimeLoadError, RuntimeRunError
 from runoff.models.arrays import Array, Arrays, numpy_dtype
 from runoff.models.folder import Package
 from runoff.types import Device, Dim, DType, Precision, Signature, TensorSpec
 
-# Importing OpenVINO reports the use of it over the network, from a process that it forks and that may outlive this one;
-# without this library it does not.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+hide_openvino_telemetry()
 
 import openvino as ov  # noqa: E402
 

@@ -34,6 +34,7 @@ class Variant(msgspec.Struct, frozen=True):
         opt_in: raced only when named, such as one that is slow to start.
         formats: the package formats that can be opened in this way; None means all of the row.
         devices: the device kinds that it is for; None means all of the row.
+        lowers_rest: its hint also means something to quantised packages: the precision of what is not quantised.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Variant(msgspec.Struct, frozen=True):
     opt_in: bool = False
     formats: tuple[str, ...] | None = None
     devices: tuple[str, ...] | None = None
+    lowers_rest: bool = False
 
 
 class BackendRow(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ class BackendRow(msgspec.Struct, frozen=True):
         formats: package formats that it opens.
         target: `module:Class` of the backend.
         extra: the extra that brings the library.
-        variants: the candidates that each fp32 package of this backend gives, the plain one first.
+        variants: the candidates that each package of this backend gives, the plain one first.
         static_batch: its packages are made for one batch size each, and for one size of every other dimension.
         platforms: values of `sys.platform` where it runs; empty means all.
         opt_in: a race makes its packages only when the backend or a package of it is named.

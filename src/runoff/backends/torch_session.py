@@ -225,24 +225,29 @@ def torch_device(device: Device) -> torch.device:
 
 
 def wanted_precision(package: Precision, options: SessionOptions) -> Precision:
-    """The float precision that a session computes in; `default` is the package's, as PyTorch changes none itself.
+    """The precision that a session computes in; `default` is the package's, as PyTorch changes none itself.
 
     Raises:
-        RuntimeLoadError: not a float precision.
+        RuntimeLoadError: neither the package's nor one float precision for another.
     """
     wanted = package if options.precision in (None, "default") else Precision(options.precision)
-    if wanted not in FLOATS or package not in FLOATS:
+    if wanted != package and (wanted not in FLOATS or package not in FLOATS):
         raise RuntimeLoadError(
-            f"PyTorch sessions compute in {', '.join(FLOATS)}, not {wanted if wanted not in FLOATS else package}",
-            hint="quantised packages run on onnx or openvino",
+            f"PyTorch sessions compute in {', '.join(FLOATS)}, or in the precision that a package was quantised to, "
+            f"which is {package} here, not {wanted}",
+            hint="runoff quantize --precision int8-dynamic makes a package at int8",
         )
     return wanted
 
 
 def input_dtypes(signature: Signature, precision: Precision) -> tuple[torch.dtype, ...]:
-    """What each input is cast to when the module computes in `precision`: floats to it, the rest as it is."""
+    """What each input is cast to: floats to a float precision, the rest as it is; a quantised module takes its own."""
     floats = {DType.FP32, DType.BF16, DType.FP16}
-    return tuple(FLOATS[precision] if spec.dtype in floats else _torch_dtype(spec.dtype) for spec in signature.inputs)
+    computed = FLOATS.get(precision)
+    return tuple(
+        computed if computed is not None and spec.dtype in floats else _torch_dtype(spec.dtype)
+        for spec in signature.inputs
+    )
 
 
 def compile_module(module: torch.nn.Module, backend_options: Mapping[str, Any]) -> Callable[..., Any]:

@@ -141,23 +141,17 @@ STEPS: tuple[Step, ...] = (
         _FP32,
         LITERT,
         Precision.INT8,
-        "runoff.export.litert:to_int8",
+        "runoff.export.quantize_litert:int8_dynamic",
         ("ai_edge_quantizer", "ai_edge_litert"),
         "litert-export",
         2,
     ),
     *(
-        Step(
-            TORCH_EXPORT,
-            _FP32,
-            EXECUTORCH,
-            precision,
-            "runoff.export.executorch:from_torch_export",
-            ("torch", "executorch"),
-            "executorch",
-            6,
+        Step(TORCH_EXPORT, _FP32, EXECUTORCH, precision, target, ("torch", "executorch"), "executorch", 6)
+        for precision, target in (
+            (_FP32, "runoff.export.executorch:from_torch_export"),
+            (Precision.INT8, "runoff.export.quantize_executorch:int8_dynamic"),
         )
-        for precision in (_FP32, Precision.INT8)
     ),
     Step(
         ONNX, _FP32, IREE, _FP32, "runoff.export.iree:from_onnx", ("iree.compiler", "iree.runtime", "onnx"), "iree", 5

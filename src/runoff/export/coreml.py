@@ -37,7 +37,7 @@ def from_torch_export(source: Package, destination: Path, options: StepOptions) 
         import coremltools
     program = load_program(source.main_file)
     if signature != source.signature:
-        program = recapture(program, source.signature, options)
+        program = recapture(program.module(), source.signature, options)
     half = options.precision is Precision.FP16
     try:
         with quiet():

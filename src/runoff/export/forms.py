@@ -6,7 +6,6 @@ Pure data: knows no files and no runtime. A form names its code as `module:funct
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -24,12 +23,14 @@ class Form(msgspec.Struct, frozen=True):
 
     Attributes:
         id: of the package, such as `onnx-int8-static`.
-        format: of the package, and of the fp32 package that it is made from.
+        format: of the package.
         target: `module:function` that makes it.
         libraries: modules that must be importable.
         extra: the extra of runoff that brings them.
         reads_data: whether it needs calibration rows.
         controls_accuracy: whether the quantiser can keep layers back by itself, given labels.
+        made_from: the format of the fp32 package that it is made from; None: its own.
+        calibrations: the ways in which its quantiser can read ranges.
     """
 
     id: str
@@ -42,10 +43,19 @@ class Form(msgspec.Struct, frozen=True):
     extra: str
     reads_data: bool = False
     controls_accuracy: bool = False
+    made_from: str | None = None
+    calibrations: tuple[str, ...] = CALIBRATIONS
+
+    @property
+    def source_format(self) -> str:
+        """The format of the fp32 package that it is made from."""
+        return self.made_from or self.format
 
 
 _ONNX = ("onnx", "onnxruntime")
 _OPENVINO = ("openvino", "nncf")
+_LITERT = ("ai_edge_quantizer", "ai_edge_litert")
+_EXECUTORCH = ("torch", "executorch", "torchao")
 FORMS: tuple[Form, ...] = (
     Form(
         "onnx-int8-static",
@@ -91,6 +101,62 @@ FORMS: tuple[Form, ...] = (
         _OPENVINO,
         "quant",
     ),
+    Form(
+        "litert-int8-static",
+        "litert",
+        "litert",
+        Precision.INT8,
+        "int8-static",
+        "runoff.export.quantize_litert:int8_static",
+        _LITERT,
+        "litert-export",
+        reads_data=True,
+        calibrations=("minmax",),
+    ),
+    Form(
+        "litert-int8",
+        "litert",
+        "litert",
+        Precision.INT8,
+        "int8-dynamic",
+        "runoff.export.quantize_litert:int8_dynamic",
+        _LITERT,
+        "litert-export",
+    ),
+    Form(
+        "executorch-int8-static",
+        "executorch",
+        "executorch",
+        Precision.INT8,
+        "int8-static",
+        "runoff.export.quantize_executorch:int8_static",
+        _EXECUTORCH,
+        "executorch",
+        reads_data=True,
+        made_from="torch-export",
+        calibrations=("minmax", "entropy"),
+    ),
+    Form(
+        "executorch-int8",
+        "executorch",
+        "executorch",
+        Precision.INT8,
+        "int8-dynamic",
+        "runoff.export.quantize_executorch:int8_dynamic",
+        _EXECUTORCH,
+        "executorch",
+        made_from="torch-export",
+    ),
+    Form(
+        "torch-int8-dynamic",
+        "torch",
+        "torch-export",
+        Precision.INT8,
+        "int8-dynamic",
+        "runoff.export.quantize_torch:int8_dynamic",
+        ("torch", "torchao"),
+        "quant",
+    ),
 )
 
 
@@ -105,9 +171,3 @@ def find_form(backend: str, method: Method) -> Form:
         having = ", ".join(sorted({form.backend for form in FORMS if form.method == method}))
         raise UnknownName(f"backend {backend!r} has no {method} form; {having} has", hint=f"--backend {having}")
     return found
-
-
-def forms_of(precisions: Iterable[Precision]) -> list[Form]:
-    """Every form at one of these precisions, in the order of the table."""
-    wanted = set(precisions)
-    return [form for form in FORMS if form.precision in wanted]

@@ -1,4 +1,4 @@
-"""To `litert`: a `.tflite` file from a `torch.export` archive, and one with int8 weights from one at fp32.
+"""To `litert`: a `.tflite` file from a `torch.export` archive.
 
 Runs in the export worker. Knows no plan and no manifest. A file is made for one size of every dimension; its inputs
 and outputs carry the signature's names. 64-bit integers become 32-bit ones, which the backend casts to.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runoff.errors import ExportError, FormatMismatch
 from runoff.export.step import Made, StepOptions, quiet, with_all_sizes
-from runoff.models.dimensions import SIZES, fixed_sizes
+from runoff.models.dimensions import SIZES
 from runoff.models.folder import Package
 from runoff.types import Precision
 
@@ -53,30 +53,6 @@ def from_torch_export(source: Package, destination: Path, options: StepOptions) 
         ) from error
     versions = {"torch": str(torch.__version__), "litert-torch": version("litert-torch")}
     return Made(MAIN_FILE, "litert-torch", versions, {SIZES: sizes} if sizes else {})
-
-
-def to_int8(source: Package, destination: Path, options: StepOptions) -> Made:
-    """Store the weights in int8, a scale for each channel; inputs of each layer are quantised as they come.
-
-    Needs no data. Layers that have no such kernel stay at fp32.
-
-    Raises:
-        ExportError: the quantizer refuses the file, or finds nothing in it that it can store in int8.
-    """
-    try:
-        from ai_edge_quantizer import Quantizer, recipe
-
-        with quiet():
-            quantizer = Quantizer(str(source.main_file), recipe.dynamic_wi8_afp32())
-            result = quantizer.quantize(enable_progress_bar=False, enable_progress_report=False)
-            result.export_model(str(destination / MAIN_FILE))
-    except Exception as error:
-        raise ExportError(f"AI Edge Quantizer cannot convert {source.id}: {type(error).__name__}: {error}") from error
-    if stored_precision(destination / MAIN_FILE) is not Precision.INT8:
-        raise ExportError(f"{source.id} has no weights that AI Edge Quantizer stores in int8")
-    sizes = fixed_sizes(source.entry)
-    versions = {"ai-edge-quantizer": version("ai-edge-quantizer")}
-    return Made(MAIN_FILE, "ai-edge-quantizer", versions, {SIZES: sizes} if sizes else {})
 
 
 def stored_precision(path: Path) -> Precision:

@@ -36,7 +36,7 @@ def from_torch_export(source: Package, destination: Path, options: StepOptions) 
     signature = with_batch(source.signature, options.batch)
     program = load_program(source.main_file)
     if signature != source.signature:
-        program = recapture(program, source.signature, options)
+        program = recapture(program.module(), source.signature, options)
     try:
         with quiet():
             converted = torch.onnx.export(

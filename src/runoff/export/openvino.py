@@ -6,10 +6,10 @@ would store fp32 weights as fp16.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from runoff.backends.usage_reports import hide_openvino_telemetry
 from runoff.errors import ExportError
 from runoff.export.step import Made, StepOptions, quiet, with_batch
 from runoff.models.folder import Package
@@ -17,9 +17,7 @@ from runoff.types import Precision, Signature, TensorSpec
 
 MAIN_FILE = "model.xml"
 
-# Importing OpenVINO reports the use of it over the network, from a process that it forks and that may outlive this one;
-# without this library it does not.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+hide_openvino_telemetry()
 
 
 def from_onnx(source: Package, destination: Path, options: StepOptions) -> Made:

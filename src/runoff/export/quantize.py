@@ -7,7 +7,7 @@ result was judged, opened and found to answer numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from runoff.errors import ChildFailed, ExportError
 from runoff.export.calibration import Calibration
 from runoff.export.forms import Form
 from runoff.export.isolated import plain, worker
-from runoff.export.run import ExportOptions, export_package, find_package, golden_files
+from runoff.export.run import ExportOptions, batch_of, export_package, find_package, golden_files, obstacle
 from runoff.export.sensitivity import SearchLog, Verdict, search
 from runoff.export.step import Control, Made, Quantization, StepOptions
 from runoff.models.arrays import Arrays, read_npz, write_npz
+from runoff.models.dimensions import fixed_sizes, signature_of
 from runoff.models.folder import ModelFolder, Package, add_package, describe_tree
-from runoff.models.manifest import MadeBy, PackageEntry
+from runoff.models.manifest import Batch, MadeBy, PackageEntry
 from runoff.models.staging import staging
 from runoff.types import Precision
 
@@ -46,6 +47,7 @@ class QuantizeOptions:
         search_s: seconds for that search.
         force: make it again although it is there.
         timeout_s: seconds for one step; `RUNOFF_WORKER_TIMEOUT_S` unless given.
+        max_memory_bytes: resident memory at which a quantiser is stopped; no limit unless given.
         on_step: called with one line before each step.
     """
 
@@ -57,6 +59,7 @@ class QuantizeOptions:
     search_s: float = 300.0
     force: bool = False
     timeout_s: float | None = None
+    max_memory_bytes: int | None = None
     on_step: Callable[[str], None] | None = None
 
 
@@ -74,7 +77,12 @@ class Judging:
 
 
 def quantize_package(
-    folder: ModelFolder, form: Form, calibration: Calibration, judging: Judging, options: QuantizeOptions | None = None
+    folder: ModelFolder,
+    form: Form,
+    calibration: Calibration,
+    judging: Judging,
+    options: QuantizeOptions | None = None,
+    batch: int | None = None,
 ) -> ModelFolder:
     """Make a quantised form and add it as a package, with the fp32 package that it is made from.
 
@@ -84,32 +92,35 @@ def quantize_package(
         calibration: rows to read ranges from, and rows to judge on.
         judging: what is right.
         options: see `QuantizeOptions`.
+        batch: the one batch size to make it for, in formats that take no dynamic one; None: as `ExportOptions.batch`.
 
     Returns:
-        the folder as it is now; as it was when the package is there already.
+        the folder as it is now, with the fp32 package in the same format; as it was when the package is there already.
 
     Raises:
-        ExportError: a library is missing, the quantiser failed, crashed or hung, or the result is outside its contract
-            whatever is kept back; the folder is as it was, but for the fp32 package.
+        ExportError: a library is missing, the quantiser failed, crashed, hung or took too much memory, or the result is
+            outside its contract whatever is kept back; the folder is as it was, but for the fp32 packages.
         ModelError: the folder cannot be written.
     """
     options = options or QuantizeOptions()
-    package_id = form_id(folder, form)
+    wanted = batch_of(folder, form.format, batch)
+    package_id = form_id(folder, form, batch)
     if folder.manifest.package(package_id) is not None and not options.force:
         return folder
-    missing = [name for name in form.libraries if not is_importable(name)]
-    if missing:
-        raise ExportError(
-            f"cannot make {package_id}: missing {', '.join(missing)}", hint=f"pip install 'runoff[{form.extra}]'"
-        )
-    batch = folder.reference.entry.batch
-    folder = export_package(folder, form.format, Precision.FP32, ExportOptions(on_step=options.on_step))
-    source = find_package(folder, form.format, Precision.FP32, batch)
-    if source is None:
-        raise ExportError(f"{folder.root} has no {form.format} package at fp32 to quantise")
+    _refuse(form, package_id, options)
+    exporting = ExportOptions(on_step=options.on_step, timeout_s=options.timeout_s)
+    folder = export_package(folder, form.format, Precision.FP32, replace(exporting, batch=wanted))
+    plain_package = find_package(folder, form.format, Precision.FP32, wanted)
+    source = plain_package
+    if form.source_format != form.format:
+        folder = export_package(folder, form.source_format, Precision.FP32, exporting)
+        source = find_package(folder, form.source_format, Precision.FP32, batch_of(folder, form.source_format, None))
+    if source is None or plain_package is None:
+        raise ExportError(f"{folder.root} has no {form.source_format} package at fp32 to quantise")
+    target = _Target(form, package_id, wanted, fixed_sizes(plain_package.entry))
     try:
-        with staging(folder.root) as work, worker() as child:
-            drafting = _Drafting(folder, source, form, calibration, judging, options, work, child)
+        with staging(folder.root) as work, worker(options.max_memory_bytes) as child:
+            drafting = _Drafting(folder, source, target, calibration, judging, options, work, child)
             draft, log = drafting.settle()
             drafting.check(draft)
             return add_package(folder.root, _finish(draft, log), draft.place)
@@ -118,10 +129,26 @@ def quantize_package(
         raise ExportError(f"{source.id} to {package_id}: {why}", hint=error.hint) from error
 
 
-def form_id(folder: ModelFolder, form: Form) -> str:
-    """The id of a form's package in a model, with the batch where the model is made for one."""
-    batch = folder.reference.entry.batch
-    return form.id if batch == "dynamic" else f"{form.id}-b{batch}"
+def form_obstacle(folder: ModelFolder, form: Form) -> ExportError | None:
+    """Why a form cannot be made from what is there with what is installed, or None."""
+    try:
+        _refuse(form, form.id, QuantizeOptions())
+    except ExportError as error:
+        return error
+    found = (obstacle(folder, name, Precision.FP32) for name in (form.format, form.source_format))
+    return next((error for error in found if error is not None), None)
+
+
+def form_id(folder: ModelFolder, form: Form, batch: int | None = None) -> str:
+    """The id of a form's package in a model, with the batch where it is made for one.
+
+    Args:
+        folder: the model.
+        form: what is made.
+        batch: as `quantize_package` takes it.
+    """
+    wanted = batch_of(folder, form.format, batch)
+    return form.id if wanted == "dynamic" else f"{form.id}-b{wanted}"
 
 
 def compute_outputs(package: Package, calibration: Calibration, work: Path, timeout_s: float | None = None) -> Arrays:
@@ -150,6 +177,31 @@ def read_log(package: Package) -> SearchLog | None:
     return msgspec.json.decode((package.root / named.path).read_bytes(), type=SearchLog)
 
 
+def _refuse(form: Form, package_id: str, options: QuantizeOptions) -> None:
+    """Refuse what cannot work, before anything runs."""
+    missing = [name for name in form.libraries if not is_importable(name)]
+    if missing:
+        raise ExportError(
+            f"cannot make {package_id}: missing {', '.join(missing)}", hint=f"pip install 'runoff[{form.extra}]'"
+        )
+    if form.reads_data and options.calibration not in form.calibrations:
+        ways = " or ".join(form.calibrations)
+        raise ExportError(
+            f"cannot make {package_id}: its quantiser reads ranges by {ways}, not by {options.calibration}",
+            hint=f"--calibration {form.calibrations[0]}, or --backend with those that can",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The package to make: its form, its id, and the sizes that its files are made for."""
+
+    form: Form
+    package_id: str
+    batch: Batch
+    sizes: dict[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Draft:
     """A quantised model that is not yet in the folder."""
@@ -165,7 +217,7 @@ class _Drafting:
 
     folder: ModelFolder
     source: Package
-    form: Form
+    target: _Target
     calibration: Calibration
     judging: Judging
     options: QuantizeOptions
@@ -175,7 +227,7 @@ class _Drafting:
 
     def settle(self) -> tuple[_Draft, SearchLog | None]:
         """The first draft within its contract: whole, under the quantiser's own control, or with layers kept back."""
-        self._say(f"{self.source.id} -> {form_id(self.folder, self.form)}")
+        self._say(f"{self.source.id} -> {self.target.package_id}")
         whole, before = self._try(())
         if before.outside is None:
             return whole, None
@@ -193,7 +245,8 @@ class _Drafting:
 
     def check(self, draft: _Draft) -> None:
         """Open the draft, at other batch sizes too, and refuse NaN."""
-        self.child.call("check", self._timeout_s, package=plain(draft.package), **golden_files(self.folder))
+        whole = Package(draft.place, draft.package.entry, self.folder.manifest.signature)
+        self.child.call("check", self._timeout_s, package=plain(whole), **golden_files(self.folder))
 
     def _try(self, kept: tuple[str, ...], control: Control | None = None) -> tuple[_Draft, Verdict]:
         draft = self._draft(kept, control)
@@ -204,13 +257,14 @@ class _Drafting:
         self.count += 1
         place = self.work / f"draft-{self.count}"
         place.mkdir()
-        entry = self.source.entry
+        form, target = self.target.form, self.target
         step = StepOptions(
-            self.form.precision,
-            entry.batch,
+            form.precision,
+            target.batch,
+            sizes=target.sizes,
             quantization=Quantization(
                 calibration=self.options.calibration,
-                data=str(self._data()) if self.form.reads_data else None,
+                data=str(self._data()) if form.reads_data else None,
                 batched=tuple(sorted(self.calibration.batched)),
                 kept=kept,
                 reduce_range=self.options.reduce_range and not self.options.symmetric,
@@ -222,27 +276,27 @@ class _Drafting:
             "export",
             self._timeout_s,
             package=plain(self.source),
-            target=self.form.target,
+            target=form.target,
             destination=str(place),
             options=msgspec.to_builtins(step),
         )
         made = msgspec.convert(answer, Made)
         drafted = PackageEntry(
-            id=form_id(self.folder, self.form),
-            backend=self.form.backend,
-            format=self.form.format,
-            precision=self.form.precision,
+            id=target.package_id,
+            backend=form.backend,
+            format=form.format,
+            precision=form.precision,
             files=describe_tree(place, place, made.main_file),
-            batch=entry.batch,
+            batch=target.batch,
             requires=made.requires,
             made_by=MadeBy(made.tool, self.source.id, made.versions, self._details(made)),
         )
-        return _Draft(Package(place, drafted, self.source.signature), made, place)
+        return _Draft(Package(place, drafted, signature_of(drafted, self.folder.manifest.signature)), made, place)
 
     def _controlled(self, before: Verdict) -> tuple[_Draft, SearchLog] | None:
         """A draft under the quantiser's own accuracy control, where it has one and there are labels."""
         labels, drop = self.calibration.judged.labels, self.options.max_metric_drop
-        if not self.form.controls_accuracy or labels is None or drop is None or self.judging.task is None:
+        if not self.target.form.controls_accuracy or labels is None or drop is None or self.judging.task is None:
             return None
         self._say(f"{before.outside}: quantising again under accuracy control")
         path = self.work / "labels.npy"
@@ -256,7 +310,7 @@ class _Drafting:
 
     def _details(self, made: Made) -> dict[str, Any]:
         details = dict(made.details)
-        if self.form.reads_data:
+        if self.target.form.reads_data:
             details |= {"data": self.calibration.read.name, "rows": self.calibration.num_read}
         if made.kept:
             details["kept"] = list(made.kept)
@@ -269,7 +323,7 @@ class _Drafting:
         return path
 
     def _outside(self, before: Verdict, log: SearchLog | None = None) -> ExportError:
-        what = f"{form_id(self.folder, self.form)} is outside its contract: {before.outside}"
+        what = f"{self.target.package_id} is outside its contract: {before.outside}"
         if log is None:
             return ExportError(what, hint="name a wider contract, or let layers be kept back")
         tried = f"; with up to {max((t.num_kept for t in log.trials), default=0)} of {log.num_layers} layers kept too"

@@ -1,19 +1,18 @@
 """To `onnx` at int8 and int4 with ONNX Runtime's quantisers: static QDQ, dynamic, and 4-bit weights.
 
-Runs in the export worker. Knows no plan, no contract and no manifest. A layer is a convolution or matrix product with
-what follows it up to the next one: keeping it keeps all of that.
+Runs in the export worker. Knows no plan, no contract and no manifest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 import onnx
 import onnxruntime
 from onnxruntime.quantization import (
@@ -29,10 +28,18 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
 from runoff.errors import ExportError
+from runoff.export.layers import (
+    check_linear_share,
+    group_layers,
+    kept_nodes,
+    kept_of,
+    on_one_line,
+    read_feeds,
+    reported,
+)
 from runoff.export.step import Made, Quantization, StepOptions, quiet
-from runoff.models.arrays import Arrays, read_npz
+from runoff.models.arrays import Arrays
 from runoff.models.folder import Package
-from runoff.models.samples import take_rows
 
 MAIN_FILE = "model.onnx"
 _TOOL = "onnxruntime.quantization"
@@ -46,8 +53,6 @@ _FLOAT_OUTPUT = ("Gemm", "MatMul")
 """Their sums leave the kernel in fp32: rounding them once more would cost accuracy, most of all at the output."""
 _WEIGHT_OPS = ("MatMul", "Gather")
 """What dynamic quantisation takes. Never Conv: as ConvInteger, ResNet-50 ran 6 and MobileNetV2 13 times slower."""
-_MIN_LINEAR_SHARE = 0.25
-"""The share of the weights that must lie in linear layers, for methods that quantise nothing else."""
 _MIN_OPSET = 13
 """The first one in which weights can have a scale for each channel."""
 _BLOCK_SIZE = 32
@@ -77,11 +82,10 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
     if not layers:
         raise _nothing(source, model.graph, "int8-static quantises Conv, ConvTranspose, Gemm and MatMul")
     op_types = _static_ops(model.graph)
-    kept = [name for layer in wanted.kept for name in layers.get(layer, ())]
+    kept = kept_nodes(layers, wanted.kept)
     rows_at_once = options.batch if isinstance(options.batch, int) else 1
     with _reported(source), quiet():
-        feeding = (wanted.batched, rows_at_once)
-        ranges = _ranges(str(prepared), wanted.data or "", wanted.calibration, feeding, op_types)
+        ranges = _ranges(str(prepared), msgspec.structs.replace(wanted, kept=()), rows_at_once, op_types)
         quantizer = QDQQuantizer(
             model=model,
             per_channel=True,
@@ -90,7 +94,7 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
             activation_qType=QuantType.QInt8 if wanted.symmetric else QuantType.QUInt8,
             tensors_range=ranges,
             nodes_to_quantize=[],
-            nodes_to_exclude=kept,
+            nodes_to_exclude=sorted(kept),
             op_types_to_quantize=list(op_types),
             extra_options={
                 "WeightSymmetric": True,
@@ -100,7 +104,7 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
             },
         )
         quantizer.quantize_model()
-        _read_unrounded(quantizer.model.model.graph, set(kept))
+        _read_unrounded(quantizer.model.model.graph, kept)
     details = {"method": "int8-static", "calibration": wanted.calibration, "reduce_range": wanted.reduce_range}
     details |= {"symmetric": True} if wanted.symmetric else {}
     return _save(quantizer.model.model, destination, layers, wanted, details)
@@ -164,16 +168,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         return next(self._feeds, None)
 
 
-@contextmanager
-def _reported(source: Package) -> Iterator[None]:
-    """Turn what ONNX Runtime raises within into an ExportError that names the package."""
-    try:
-        yield
-    except ExportError:
-        raise
-    except Exception as error:
-        why = " ".join(str(error).split())[:300]
-        raise ExportError(f"ONNX Runtime cannot quantise {source.id}: {type(error).__name__}: {why}") from error
+def _reported(source: Package) -> AbstractContextManager[None]:
+    return reported("ONNX Runtime", source.id, on_one_line)
 
 
 def _wanted(options: StepOptions) -> Quantization:
@@ -207,19 +203,14 @@ def _prepare(source: Package, work: Path) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _ranges(
-    prepared: str, data: str, calibration: str, feeding: tuple[tuple[str, ...], int], ops: tuple[str, ...]
-) -> Any:
+def _ranges(prepared: str, wanted: Quantization, size: int, ops: tuple[str, ...]) -> Any:
     """The range of every tensor around the operators; kept, because a search quantises many times with the same."""
-    batched, size = feeding
-    arrays = read_npz(Path(data))
-    total = max((len(arrays[name]) for name in batched), default=1)
-    feeds = [take_rows(arrays, batched, np.arange(start, start + size) % total) for start in range(0, total, size)]
+    feeds = read_feeds(wanted, size)
     calibrator = create_calibrator(
         Path(prepared),
         list(ops),
         augmented_model_path=str(Path(prepared).with_name("augmented.onnx")),
-        calibrate_method=_CALIBRATIONS[calibration],
+        calibrate_method=_CALIBRATIONS[wanted.calibration],
         use_external_data_format=_is_large(onnx.load(prepared, load_external_data=False)),
     )
     chunk = max(1, _CHUNK_ROWS // size)
@@ -242,16 +233,7 @@ def _read_unrounded(graph: Any, kept: set[str]) -> None:
 
 
 def _layers(graph: Any) -> dict[str, tuple[str, ...]]:
-    """Each layer's name with the names of its nodes; what stands before the first layer belongs to it."""
-    found: dict[str, list[str]] = {}
-    before: list[str] = []
-    current: list[str] | None = None
-    for node in graph.node:
-        if node.op_type in _LAYER_OPS:
-            current = found.setdefault(node.name, before)
-            before = []
-        (before if current is None else current).append(node.name)
-    return {name: tuple(nodes) for name, nodes in found.items()}
+    return group_layers((node.name, node.op_type in _LAYER_OPS) for node in graph.node)
 
 
 def _static_ops(graph: Any) -> tuple[str, ...]:
@@ -281,14 +263,7 @@ def _linear(source: Package, method: str, ops: Sequence[str]) -> tuple[Any, tupl
     layers = tuple(n.name for n in model.graph.node if n.op_type in ops and n.input[place[n.op_type]] in weights)
     if not layers:
         raise _nothing(source, model.graph, f"{method} quantises linear layers with constant weights")
-    convolutions, linear = _weights(model.graph)
-    share = linear / max(1, convolutions + linear)
-    if share < _MIN_LINEAR_SHARE:
-        raise ExportError(
-            f"{method} is for models of linear layers: {source.id} has {share * 100:.0f} % of its weights in them, "
-            "the rest in convolutions",
-            hint="int8-static quantises convolutions too",
-        )
+    check_linear_share(source.id, method, *_weights(model.graph))
     return model, layers
 
 
@@ -345,6 +320,6 @@ def _save(
 
 
 def _made(opset: int, layers: tuple[str, ...], wanted: Quantization, details: dict[str, Any]) -> Made:
-    kept = tuple(layer for layer in layers if layer in wanted.kept)
+    kept = kept_of(layers, wanted)
     versions = {"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
     return Made(MAIN_FILE, _TOOL, versions, {"opset": opset}, layers, kept, details)

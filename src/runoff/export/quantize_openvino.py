@@ -1,27 +1,30 @@
 """To `openvino` at int8 and int4 with NNCF: post-training quantisation, its accuracy control, and 4-bit weights.
 
-Runs in the export worker. Knows no plan, no contract and no manifest. A layer is a convolution or matrix product with
-what follows it up to the next one: keeping it keeps all of that.
+Runs in the export worker. Knows no plan, no contract and no manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import nncf
+import msgspec
 import numpy as np
-import openvino
-from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
+from runoff.backends.usage_reports import hide_openvino_telemetry
 from runoff.errors import ExportError
+from runoff.export.layers import group_layers, kept_nodes, last_line, read_feeds, reported
 from runoff.export.step import Control, Made, Quantization, StepOptions, quiet
-from runoff.models.arrays import Array, Arrays, read_npz
+from runoff.models.arrays import Array
 from runoff.models.evaluation import metric_for
 from runoff.models.folder import Package
-from runoff.models.samples import take_rows
+
+hide_openvino_telemetry()
+
+import nncf  # noqa: E402
+import openvino  # noqa: E402
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet  # noqa: E402
 
 MAIN_FILE = "model.xml"
 _LAYER_OPS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
@@ -47,8 +50,6 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
         ExportError: there is nothing to quantise, or NNCF cannot do it.
     """
     wanted = options.quantization or Quantization()
-    if wanted.data is None:
-        raise ExportError("int8-static needs calibration data")
     rows = options.batch if isinstance(options.batch, int) else 1
     with _reported(source), quiet():
         model = openvino.Core().read_model(str(source.main_file))
@@ -58,7 +59,7 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
             raise ExportError(
                 f"nothing in {source.id} can be quantised: int8 takes {', '.join(_LAYER_OPS)}, it has {own}"
             )
-        feeds = _feeds(read_npz(Path(wanted.data)), wanted.batched, rows)
+        feeds = read_feeds(wanted, rows)
         advanced = nncf.AdvancedQuantizationParameters(
             overflow_fix=nncf.OverflowFix.FIRST_LAYER if wanted.reduce_range else nncf.OverflowFix.DISABLE,
             activations_range_estimator_params=_RANGES[wanted.calibration],
@@ -67,9 +68,7 @@ def int8_static(source: Package, destination: Path, options: StepOptions) -> Mad
             "calibration_dataset": nncf.Dataset(feeds),
             "subset_size": len(feeds),
             "model_type": nncf.ModelType.TRANSFORMER if _has_attention(model) else None,
-            "ignored_scope": nncf.IgnoredScope(
-                names=[name for layer in wanted.kept for name in layers.get(layer, ())], validate=False
-            ),
+            "ignored_scope": nncf.IgnoredScope(names=sorted(kept_nodes(layers, wanted.kept)), validate=False),
         }
         if wanted.control is None:
             quantised = nncf.quantize(model, advanced_parameters=advanced, **settings)
@@ -121,7 +120,7 @@ def _controlled(model: Any, wanted: Quantization, rows: int, settings: dict[str,
     control = wanted.control
     assert control is not None  # noqa: S101 - the caller asked
     labels = np.load(control.labels, allow_pickle=False)
-    inputs = _feeds(read_npz(Path(control.inputs)), wanted.batched, rows)
+    inputs = read_feeds(msgspec.structs.replace(wanted, data=control.inputs), rows)
     pieces = [np.arange(start, start + rows) % len(labels) for start in range(0, len(labels), rows)]
     pairs = list(zip(inputs, [labels[piece] for piece in pieces], strict=True))
     return nncf.quantize_with_accuracy_control(
@@ -148,38 +147,13 @@ def _metric(compiled: Any, items: Any, control: Control) -> tuple[float, list[fl
     return total / max(1, count), each
 
 
-@contextmanager
-def _reported(source: Package) -> Iterator[None]:
-    """Turn what NNCF and OpenVINO raise within into an ExportError that names the package."""
-    try:
-        yield
-    except ExportError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        why = lines[-1][:300] if lines else ""
-        raise ExportError(f"NNCF cannot quantise {source.id}: {type(error).__name__}: {why}") from error
-
-
-def _feeds(arrays: Arrays, batched: Sequence[str], size: int) -> list[Arrays]:
-    total = max((len(arrays[name]) for name in batched), default=1)
-    return [take_rows(arrays, batched, np.arange(start, start + size) % total) for start in range(0, total, size)]
+def _reported(source: Package) -> AbstractContextManager[None]:
+    return reported("NNCF", source.id, last_line)
 
 
 def _layers(model: Any) -> dict[str, tuple[str, ...]]:
-    """Each layer's name with the names of its nodes; what stands before the first layer belongs to it."""
-    found: dict[str, list[str]] = {}
-    before: list[str] = []
-    current: list[str] | None = None
-    for op in model.get_ordered_ops():
-        kind, name = op.get_type_name(), op.get_friendly_name()
-        if kind in _NO_OPS:
-            continue
-        if kind in _LAYER_OPS:
-            current = found.setdefault(name, before)
-            before = []
-        (before if current is None else current).append(name)
-    return {name: tuple(nodes) for name, nodes in found.items()}
+    nodes = ((op.get_friendly_name(), op.get_type_name()) for op in model.get_ordered_ops())
+    return group_layers((name, kind in _LAYER_OPS) for name, kind in nodes if kind not in _NO_OPS)
 
 
 def _has_attention(model: Any) -> bool:

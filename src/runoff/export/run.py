@@ -30,6 +30,8 @@ from runoff.models.manifest import Batch, MadeBy, PackageEntry
 from runoff.models.staging import staging
 from runoff.types import Precision
 
+_QUANTISED = (Precision.INT8, Precision.INT4)
+
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
@@ -128,10 +130,30 @@ def batch_of(folder: ModelFolder, format_id: str, wanted: Batch | None) -> Batch
     return own if own != "dynamic" else 1
 
 
+def obstacle(folder: ModelFolder, format_id: str, precision: Precision) -> ExportError | None:
+    """Why a package cannot be made from what is there with what is installed, or None."""
+    batch = batch_of(folder, format_id, None)
+    if find_package(folder, format_id, precision, batch) is not None:
+        return None
+    wanted = (format_id, precision)
+    try:
+        plan(_available(folder, wanted, batch), wanted, _installed(STEPS))
+    except ExportError as error:
+        return error
+    return None
+
+
 def find_package(folder: ModelFolder, format_id: str, precision: Precision, batch: Batch) -> Package | None:
-    """The package with that format, precision and batch, or None."""
+    """The package with that format, precision and batch, or None.
+
+    Of several quantised ones it is the one with the plain id, which a conversion makes, such as `litert-int8`.
+    """
     wanted = (format_id, precision, batch)
-    return next((p for p in folder.packages if (p.entry.format, p.entry.precision, p.entry.batch) == wanted), None)
+    found = [p for p in folder.packages if (p.entry.format, p.entry.precision, p.entry.batch) == wanted]
+    if precision in _QUANTISED:
+        plain_id = table.package_id(format_id, precision)
+        found = [package for package in found if package.id in (plain_id, f"{plain_id}-b{batch}")]
+    return found[0] if found else None
 
 
 def _available(folder: ModelFolder, wanted: State, batch: Batch) -> list[Available]:

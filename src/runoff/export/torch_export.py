@@ -96,12 +96,10 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     return program
 
 
-def recapture(
-    program: torch.export.ExportedProgram, signature: Signature, options: StepOptions
-) -> torch.export.ExportedProgram:
-    """The same program captured again for one batch size."""
+def recapture(module: nn.Module, signature: Signature, options: StepOptions) -> torch.export.ExportedProgram:
+    """The module of a program captured again: for one batch size, or after it was changed."""
     wanted = with_batch(signature, options.batch)
-    return capture(_flat(program.module(), wanted, by_position=True), example(wanted, options, {}), wanted)
+    return capture(_flat(module, wanted, by_position=True), example(wanted, options, {}), wanted)
 
 
 def example(signature: Signature, options: StepOptions, limits: dict[str, int]) -> list[torch.Tensor]:

@@ -43,7 +43,7 @@ def trace(source: Package, signature: Signature, options: StepOptions) -> torch.
     """
     program = load_program(source.main_file)
     if signature != source.signature:
-        program = recapture(program, source.signature, options)
+        program = recapture(program.module(), source.signature, options)
     computed = [node.name for node in program.graph.nodes if isinstance(node.meta.get("val"), torch.SymInt)]
     if computed:
         raise ExportError(

@@ -82,11 +82,12 @@ def with_sessions(candidate: Candidate, sessions: int, num_threads: int) -> Cand
 
 
 def variants_of(entry: PackageEntry, row: BackendRow) -> tuple[Variant, ...]:
-    """The variants that make sense for a package: hints only lower an fp32 package, of a format that can be lowered."""
+    """The variants that make sense for a package: hints lower an fp32 package, or what is not quantised of another."""
+    quantised = entry.precision in (Precision.INT8, Precision.INT4)
     return tuple(
         variant
         for variant in row.variants
-        if (entry.precision is Precision.FP32 or variant.precision is None)
+        if (entry.precision is Precision.FP32 or variant.precision is None or (quantised and variant.lowers_rest))
         and (variant.formats is None or entry.format in variant.formats)
     )
 

@@ -128,8 +128,12 @@ def _compare_one(name: str, expected: Array, got: Array) -> OutputFigures:
     a, b = _as_numbers(expected, got)
     alike = (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
     a, b = np.where(alike, 0.0, a), np.where(alike, 0.0, b)
-    if not np.isfinite(b).all() or not np.isfinite(a).all():
-        raise RaceError(f"output {name!r} is NaN or infinite where the reference is not, or the other way round")
+    broken = int((~(np.isfinite(a) & np.isfinite(b))).sum())
+    if broken:
+        raise RaceError(
+            f"output {name!r} is NaN or infinite where the reference is not, or the other way round: "
+            f"{broken} of {a.size} values"
+        )
     with np.errstate(over="ignore"):
         max_abs = min(float(np.abs(a - b).max(initial=0.0)), _LARGEST)
     scale = float(np.abs(a).max(initial=0.0)) or 1.0

@@ -19,6 +19,9 @@ from runoff.race.options import RaceOptions
 from runoff.race.wanted import package_of
 from runoff.types import Precision
 
+_BF16 = {"amx_bf16", "avx512_bf16"}
+"""With neither, what a quantised package leaves in fp32 gains nothing from a runtime's own choice of precision."""
+
 
 def checked_options(options: RaceOptions) -> RaceOptions:
     """The options with backends by their ids; refuses what makes no sense."""
@@ -69,8 +72,10 @@ def find_candidates(folder: ModelFolder, environment: Environment, options: Race
         and (entry.batch == "dynamic" or entry.batch in options.batches)
     ]
     found = list_candidates(usable, _threads(environment, options), options.device, options.candidates)
+    if options.candidates is None and not _BF16 & set(environment.cpu.isa):
+        found = [candidate for candidate in found if not _lowers_rest(candidate, folder)]
     wanted = options.precisions
-    return [candidate for candidate in found if wanted is None or _runs_at(candidate) & set(wanted)]
+    return [candidate for candidate in found if wanted is None or _runs_at(candidate, folder) & set(wanted)]
 
 
 def _takes_part(row: BackendRow, options: RaceOptions, *, is_reference: bool) -> bool:
@@ -80,11 +85,19 @@ def _takes_part(row: BackendRow, options: RaceOptions, *, is_reference: bool) ->
     return not row.opt_in or is_reference or options.candidates is not None
 
 
-def _runs_at(candidate: Candidate) -> set[Precision]:
+def _runs_at(candidate: Candidate, folder: ModelFolder) -> set[Precision]:
     """What a candidate may turn out to compute in: a runtime's own choice is one of the 16-bit precisions, or fp32."""
+    if _lowers_rest(candidate, folder):
+        return {folder.package(candidate.package_id).entry.precision}
     if candidate.precision == "default":
         return {Precision.BF16, Precision.FP16}
     return {Precision(candidate.precision)}
+
+
+def _lowers_rest(candidate: Candidate, folder: ModelFolder) -> bool:
+    """Whether it is a quantised package whose other layers run at the precision that the runtime prefers."""
+    own = folder.package(candidate.package_id).entry.precision
+    return candidate.precision == "default" and own in (Precision.INT8, Precision.INT4)
 
 
 def reference_candidate(folder: ModelFolder, environment: Environment, options: RaceOptions) -> Candidate | None:

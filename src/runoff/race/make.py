@@ -8,20 +8,20 @@ Knows the table of backends, the environment and the exporter; a package that ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from runoff.backends import table
 from runoff.backends.row import BackendRow
 from runoff.environment.describe import Environment
 from runoff.errors import ExportError, ModelError, RunoffError
 from runoff.export.calibration import read_data
-from runoff.export.forms import forms_of
-from runoff.export.quantize import QuantizeOptions, form_id
+from runoff.export.quantize import form_id
 from runoff.export.run import ExportOptions, export_package
 from runoff.models.folder import ModelFolder
 from runoff.race.options import Event, Listener, RaceOptions
-from runoff.race.quantize import needs_reduced_range, quantize_forms
+from runoff.race.quantize import quantize_forms, quantize_options
 from runoff.race.usable import not_installed
-from runoff.race.wanted import list_wanted
+from runoff.race.wanted import list_forms, list_wanted
 from runoff.race.yardstick import make_yardstick
 from runoff.types import Precision
 
@@ -51,23 +51,26 @@ def make_packages(
     installed = [row.id for row in table.rows().values() if _missing(row, environment) is None]
     if Precision.FP16 in precisions and "onnx" in _competing(installed, options):
         folder = _make_fp16(folder, unmade, listener)
-    forms = [form for form in forms_of(precisions) if form.backend in _competing(installed, options)]
-    lacking = [form for form in forms if folder.manifest.package(form_id(folder, form)) is None]
-    if not lacking:
+    jobs = []
+    for form, batch in list_forms(folder, options):
+        missing = _missing(table.row(form.backend), environment)
+        if missing is None:
+            jobs.append((form, batch))
+        elif options.candidates is not None:
+            unmade[form_id(folder, form, batch)] = missing
+    if not jobs:
         return folder, unmade
     listener(Event("make", "computing what the reference answers"))
     try:
         data = None if options.data is None else read_data(options.data, options.labels)
         yardstick = make_yardstick(folder, data)
     except ExportError as error:
-        return folder, unmade | {form_id(folder, form): _why(error) for form in lacking}
-    settings = QuantizeOptions(
-        max_metric_drop=options.contract.max_metric_drop,
-        reduce_range=needs_reduced_range(environment),
-        search_s=options.search_s,
+        return folder, unmade | {form_id(folder, *job): _why(error) for job in jobs}
+    settings = replace(
+        quantize_options(environment, options.search_s, options.contract.max_metric_drop),
         on_step=lambda line: listener(Event("make", line)),
     )
-    folder, failed = quantize_forms(folder, lacking, yardstick, options.contract, settings)
+    folder, failed = quantize_forms(folder, jobs, yardstick, options.contract, settings)
     return folder, unmade | {package_id: _why(error) for package_id, error in failed.items()}
 
 

@@ -6,7 +6,7 @@ Knows forms, the exporter and the yardstick; runs no runtime in this process.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runoff.backends import table
 from runoff.backends.row import Variant
@@ -15,10 +15,10 @@ from runoff.environment.describe import Environment, describe_environment
 from runoff.errors import ChildFailed, ExportError, ModelError, RunoffError, UnknownName, unknown_name
 from runoff.export.calibration import Rows
 from runoff.export.forms import CALIBRATIONS, FORMS, METHODS, Form, find_form
-from runoff.export.quantize import QuantizeOptions, form_id, quantize_package
+from runoff.export.quantize import QuantizeOptions, form_id, form_obstacle, quantize_package
 from runoff.export.run import ExportOptions, export_package, find_package
 from runoff.models.folder import ModelFolder
-from runoff.race.candidates import Candidate, make_candidate
+from runoff.race.candidates import Candidate, make_candidate, variants_of
 from runoff.race.fidelity import Contract
 from runoff.race.measure import Quantized, measure
 from runoff.race.yardstick import Yardstick, make_yardstick
@@ -26,6 +26,8 @@ from runoff.types import Precision
 
 PRECISIONS = ("fp16", "bf16", *METHODS)
 _DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8"}
+_MEMORY_SHARE = 0.9
+"""The share of the usable memory at which a quantiser is stopped, before the machine is in trouble."""
 _BF16_BACKENDS = ("torch", "openvino")
 _FP16_BACKENDS = ("onnx",)
 
@@ -36,7 +38,7 @@ class QuantizeWish:
 
     Attributes:
         precision: `fp16`, `bf16`, `int8-dynamic`, `int8-static` or `int4`.
-        backends: ids; None for all that have it.
+        backends: ids; None for all that have it and can be made here.
         data: rows of the user.
         calibration, symmetric: see `QuantizeOptions`.
         contract: what results must keep to.
@@ -80,15 +82,18 @@ def quantize_model(folder: ModelFolder, wish: QuantizeWish) -> QuantizeResult:
     _check(wish)
     environment = describe_environment()
     forms = _forms(wish)
+    if wish.backends is None:
+        forms = _possible(folder, forms, wish.on_step)
     yardstick = make_yardstick(folder, wish.data)
     failed: dict[str, RunoffError] = {}
     pairs: list[tuple[Candidate, Candidate]] = []
     if forms:
-        folder, unmade = quantize_forms(folder, forms, yardstick, wish.contract, _options(wish, environment))
+        jobs = [(form, None) for form in forms]
+        folder, unmade = quantize_forms(folder, jobs, yardstick, wish.contract, _options(wish, environment))
         failed.update(unmade)
         for form in forms:
             if form_id(folder, form) not in failed:
-                pairs.append(_pair(folder, form_id(folder, form), form.format, environment))
+                pairs += _pairs(folder, form_id(folder, form), form.format, environment)
     elif wish.precision == "fp16":
         folder, pairs, failed = _fp16(folder, wish, environment)
     else:
@@ -104,20 +109,34 @@ def quantize_model(folder: ModelFolder, wish: QuantizeWish) -> QuantizeResult:
 
 def quantize_forms(
     folder: ModelFolder,
-    forms: Sequence[Form],
+    jobs: Sequence[tuple[Form, int | None]],
     yardstick: Yardstick,
     contract: Contract,
     options: QuantizeOptions,
 ) -> tuple[ModelFolder, dict[str, ExportError | ModelError]]:
-    """Make each form that the model lacks; answers the folder and those that could not be made, by package id."""
+    """Make each form that the model lacks, for the batch size beside it where its format takes no dynamic one.
+
+    Returns:
+        The folder, and those that could not be made, by package id.
+    """
     failed: dict[str, ExportError | ModelError] = {}
-    for form in forms:
+    for form, batch in jobs:
         judging = yardstick.judging(form.precision, contract)
         try:
-            folder = quantize_package(folder, form, yardstick.calibration, judging, options)
+            folder = quantize_package(folder, form, yardstick.calibration, judging, options, batch)
         except (ExportError, ModelError) as error:
-            failed[form_id(folder, form)] = error
+            failed[form_id(folder, form, batch)] = error
     return folder, failed
+
+
+def quantize_options(environment: Environment, search_s: float, max_metric_drop: float | None) -> QuantizeOptions:
+    """How forms are made on this machine: ranges by minmax, and within its memory."""
+    return QuantizeOptions(
+        max_metric_drop=max_metric_drop,
+        reduce_range=needs_reduced_range(environment),
+        search_s=search_s,
+        max_memory_bytes=int(environment.memory.usable_bytes * _MEMORY_SHARE),
+    )
 
 
 def needs_reduced_range(environment: Environment) -> bool:
@@ -166,15 +185,20 @@ def _forms(wish: QuantizeWish) -> list[Form]:
     return []
 
 
+def _possible(folder: ModelFolder, forms: list[Form], tell: Callable[[str], None] | None) -> list[Form]:
+    """The forms that can be made here; all of them where none can, so that their reasons are the answer."""
+    obstacles = {form.id: form_obstacle(folder, form) for form in forms}
+    possible = [form for form in forms if obstacles[form.id] is None]
+    for name, error in obstacles.items():
+        if error is not None and tell and possible:
+            tell(f"without {name}: {error.message.splitlines()[0]}")
+    return possible or forms
+
+
 def _options(wish: QuantizeWish, environment: Environment) -> QuantizeOptions:
-    return QuantizeOptions(
-        calibration=wish.calibration,
-        symmetric=wish.symmetric,
-        max_metric_drop=wish.contract.max_metric_drop,
-        reduce_range=needs_reduced_range(environment),
-        search_s=wish.search_s,
-        force=wish.force,
-        on_step=wish.on_step,
+    usual = quantize_options(environment, wish.search_s, wish.contract.max_metric_drop)
+    return replace(
+        usual, calibration=wish.calibration, symmetric=wish.symmetric, force=wish.force, on_step=wish.on_step
     )
 
 
@@ -190,7 +214,7 @@ def _fp16(
     package = find_package(folder, "onnx", Precision.FP16, batch)
     if package is None:
         return folder, [], {"onnx-fp16": ExportError("the exporter made no fp16 package")}
-    return folder, [_pair(folder, package.id, "onnx", environment)], {}
+    return folder, _pairs(folder, package.id, "onnx", environment), {}
 
 
 def _bf16(
@@ -214,15 +238,21 @@ def _bf16(
     return folder, pairs, failed
 
 
-def _pair(
+def _pairs(
     folder: ModelFolder, package_id: str, format_id: str, environment: Environment
-) -> tuple[Candidate, Candidate]:
-    """The plain candidate of a package and that of the fp32 package in the same format."""
-    source = find_package(folder, format_id, Precision.FP32, folder.reference.entry.batch)
+) -> list[tuple[Candidate, Candidate]]:
+    """The candidates of a package, each beside that of the fp32 package in the same format, opened in the same way."""
+    entry = folder.package(package_id).entry
+    source = find_package(folder, format_id, Precision.FP32, entry.batch)
     if source is None:
         raise ExportError(f"{folder.root} has no {format_id} package at fp32 to compare {package_id} with")
-    plain = Variant("")
-    return _candidate(folder, package_id, plain, environment), _candidate(folder, source.id, plain, environment)
+    # A hint for what stays in fp32 is the race's business: it says little of what quantising gained.
+    variants = [variant for variant in variants_of(entry, table.row(entry.backend)) if variant.precision is None]
+    return [
+        (_candidate(folder, package_id, variant, environment), _candidate(folder, source.id, variant, environment))
+        for variant in variants
+        if not variant.opt_in
+    ]
 
 
 def _candidate(folder: ModelFolder, package_id: str, variant: Variant, environment: Environment) -> Candidate:

@@ -33,6 +33,7 @@ from runoff.race.rank import cost
 from runoff.race.record import Bounds, Entrant, RaceSettings, Record, records_folder
 from runoff.race.rounds import RETIRE_AFTER_ROUNDS, Stable, Timer, batches_of, rounds_done
 from runoff.race.shapes import leading_ways, shapes_of
+from runoff.race.wanted import name_batches
 from runoff.race.wish import Wish
 
 _CONTENDER_FACTOR = 1.5
@@ -75,6 +76,7 @@ def race_folder(folder: ModelFolder, options: RaceOptions | None = None, listene
         settings = RaceSettings(options.batches, inputs.name, inputs.samples)
         remove_stale(folder.root)
         remove_stale(records_folder(folder.root))
+        options = name_batches(folder, options)
         ledger, notes = open_ledger(folder, environment, settings, fresh=options.force)
         folder, unmade = make_packages(folder, environment, options, listener)
         # What was not tried this time keeps its reason.

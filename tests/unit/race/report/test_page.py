@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -15,6 +16,10 @@ from rich.console import Console
 
 from fakes.race_results import CRASH, PACKAGES, UNMADE, entrant, fidelity, full_race, race
 from runoff.errors import ModelError, RunoffError
+from runoff.export.quantize import LOG_NAME
+from runoff.export.sensitivity import BROKEN, Ranked, SearchLog, Trial, Verdict
+from runoff.models.folder import ModelFolder
+from runoff.models.manifest import FileEntry, PackageEntry
 from runoff.race.candidates import with_sessions
 from runoff.race.decide import Wish
 from runoff.race.fidelity import Contract
@@ -25,6 +30,7 @@ from runoff.race.report.page import render_report, write_report
 from runoff.race.report.standings import standings
 from runoff.race.report.terminal import print_result
 from runoff.race.run import RaceResult
+from runoff.types import Precision
 
 _VOID = {"meta", "br", "hr", "link", "img", "input"}
 _TORCH, _ONNX, _ONNX_BF16, _OPENVINO = PACKAGES
@@ -326,3 +332,49 @@ def test_page_terminal_and_data_say_what_to_serve_with_when_throughput_was_raced
     latency = race([single, several], batches=(1, 8))
     assert "onnx-fp32@1x4" not in render_report(latency), "it does not compete for latency"
     assert result_data(latency)["serving"] is None
+
+
+def _searched(log: SearchLog, root: Path) -> RaceResult:
+    """A race of a model with one quantised package that a search was needed for."""
+    result = race([entrant(_TORCH, p50_ms=(1.0,))])
+    content = msgspec.json.encode(log)
+    place = root / "packages" / "onnx-int8-static"
+    place.mkdir(parents=True)
+    (place / LOG_NAME).write_bytes(content)
+    path = f"packages/onnx-int8-static/{LOG_NAME}"
+    file = FileEntry(path, hashlib.sha256(content).hexdigest(), len(content))
+    entry = PackageEntry("onnx-int8-static", "onnx", "onnx", Precision.INT8, (file,))
+    manifest = msgspec.structs.replace(result.folder.manifest, packages=(*result.folder.manifest.packages, entry))
+    folder = ModelFolder(root, manifest)
+    return RaceResult(folder, result.record, result.decision, result.environment, ())
+
+
+_LOG = SearchLog(
+    num_layers=3,
+    before=Verdict(BROKEN, "output 'y' is NaN"),
+    after=Verdict(0.01, None, {"max_rel": 0.0123, "accuracy": 0.98}),
+    kept=("<first>",),
+    ranking=(Ranked(("<first>",), BROKEN), Ranked(("b", "c"), 0.00125)),
+    trials=(Trial(0, "accuracy drops", {"accuracy": 0.5}), Trial(1, None, {"max_rel": 0.0123, "accuracy": 0.98})),
+    seconds=1.5,
+)
+
+
+def test_search_of_layers_is_told_with_its_ranking_its_tries_and_the_figures_before_and_after(tmp_path: Path) -> None:
+    page = _Page(render_report(_searched(_LOG, tmp_path)))
+    assert "With all of 3 layers quantised: NaN or infinite; output 'y' is NaN." in page.text
+    assert "With 1 layer kept in fp32, <first>: max rel 0.0123, accuracy 98.00 %; within the contract." in page.text
+    assert ["<first>", "NaN or infinite"] in page.cells
+    assert [row[1] for row in page.cells if row[0] == "b, c"] == ["1.3e-3"]
+    assert ["0", "accuracy 50.00 %", "accuracy drops"] in page.cells
+    assert ["1", "max rel 0.0123, accuracy 98.00 %", "within"] in page.cells
+
+
+def test_damaged_log_of_a_search_is_told_and_does_not_spoil_the_report(tmp_path: Path) -> None:
+    result = _searched(_LOG, tmp_path)
+    (tmp_path / "packages" / "onnx-int8-static" / LOG_NAME).write_text("{}")
+    assert "its log cannot be read" in _Page(render_report(result)).text
+
+
+def test_report_has_no_section_on_kept_layers_when_none_was_searched_for() -> None:
+    assert "Layers kept" not in _Page(render_report(full_race())).text
