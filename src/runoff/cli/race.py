@@ -22,19 +22,12 @@ def race(
     objective: Annotated[
         str, typer.Option(help="What the winner is best at: latency, throughput, cold-start, memory or size.")
     ] = "latency",
-    batch: Annotated[
-        str | None, typer.Option(help="Batch sizes to time, such as 1 or 1,8; default: 1, and for throughput 1,8.")
-    ] = None,
+    batch: Annotated[str | None, typer.Option(help="Batch sizes to time; default: 1, for throughput 1,8.")] = None,
     threads: Annotated[
         str | None, typer.Option(help="Thread counts to enter each candidate with; default: the usable cores, and 1.")
     ] = None,
-    sessions: Annotated[
-        str | None,
-        typer.Option(help="For throughput: sessions in one process, such as 1,2,4; default: up to the usable cores."),
-    ] = None,
-    contract: Annotated[
-        str | None, typer.Option(help="Hold all candidates to one level: exact, close or bounded.")
-    ] = None,
+    sessions: Annotated[str | None, typer.Option(help="For throughput: sessions in one process, as 1,2.")] = None,
+    contract: Annotated[str | None, typer.Option(help="One level for all: exact, close or bounded.")] = None,
     max_error: Annotated[float | None, typer.Option(help="Largest relative error that is admitted.")] = None,
     max_metric_drop: Annotated[
         str | None, typer.Option(help="How much of the task metric may be lost, such as 0.5pp.")
