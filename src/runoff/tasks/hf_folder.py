@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from runoff.backends import table
 from runoff.errors import InputError, ManifestInvalid
@@ -172,7 +173,7 @@ def fields_of(value: object, names: Sequence[str], example: str) -> list[dict[st
         InputError: not objects with exactly these fields.
     """
     hint = f"such as {example}"
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
     if not values:
         raise InputError("the list is empty", hint=hint)
     wanted = f"this model takes an object of {' and '.join(names)}, or arrays by name"
@@ -189,11 +190,11 @@ def rgb(image: object) -> Array:
     return np.asarray(in_color(load_image(image), "rgb")).astype(np.uint8)
 
 
-def softmax(logits: Array) -> Array:
+def softmax(logits: Array) -> NDArray[np.float32]:
     """Along the last axis, in fp32."""
     values = logits.astype(np.float32)
     powers = np.exp(values - values.max(axis=-1, keepdims=True))
-    found: Array = powers / powers.sum(axis=-1, keepdims=True)
+    found: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
     return found
 
 

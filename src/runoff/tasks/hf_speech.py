@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runoff.errors import InputError
 from runoff.models.arrays import Array, Arrays
@@ -135,7 +136,7 @@ def _read_wav(path: Path, sampling_rate: int) -> Array:
             hint=f"convert it: ffmpeg -i {path.name} -ar {sampling_rate} OUT.wav",
         )
     if width == 1:
-        samples = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        samples: NDArray[np.float32] = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
     elif width == 3:
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data[: len(wide) * 3], np.uint8).reshape(-1, 3)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runoff.errors import InputError
 from runoff.models.arrays import Array, Arrays
@@ -203,7 +204,7 @@ class FillMask(ProcessorTask):
             for row, ids in rows
         ]
 
-    def _tokens_for(self, scores: Array) -> tuple[TokenScore, ...]:
+    def _tokens_for(self, scores: NDArray[np.float32]) -> tuple[TokenScore, ...]:
         name = self._processor.open().name
         order = np.argsort(-scores, kind="stable")[: self._top]
         return tuple(TokenScore(name(int(token)), float(scores[token]), int(token)) for token in order)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runoff.errors import InputError, ManifestInvalid
 from runoff.models.arrays import Array, Arrays
@@ -192,7 +193,7 @@ def _corners(boxes: Array, sizes: Array) -> Array:
     return found
 
 
-def _objects(scores: Array, names: Sequence[str], boxes: Array, threshold: float) -> DetectionPrediction:
+def _objects(scores: NDArray[np.float32], names: Sequence[str], boxes: Array, threshold: float) -> DetectionPrediction:
     order = [int(index) for index in np.argsort(-scores, kind="stable") if scores[index] > threshold]
     corners = boxes.tolist()
     return DetectionPrediction(
