@@ -109,7 +109,7 @@ def read_sound(value: object, sampling_rate: int) -> Array:
     if isinstance(value, np.ndarray):
         if value.ndim != 1 or value.dtype.kind != "f":
             raise InputError(f"a waveform is an array of float (samples,), got {value.dtype}{list(value.shape)}")
-        found = value.astype(np.float32)
+        found: Array = value.astype(np.float32)
     elif isinstance(value, (str, Path)):
         found = _read_wav(Path(value), sampling_rate)
     else:
@@ -136,7 +136,7 @@ def _read_wav(path: Path, sampling_rate: int) -> Array:
             hint=f"convert it: ffmpeg -i {path.name} -ar {sampling_rate} OUT.wav",
         )
     if width == 1:
-        samples: NDArray[np.float32] = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        samples: NDArray[Any] = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
     elif width == 3:
         wide = np.zeros((len(data) // 3, 4), np.uint8)
         wide[:, 1:] = np.frombuffer(data[: len(wide) * 3], np.uint8).reshape(-1, 3)
@@ -145,5 +145,5 @@ def _read_wav(path: Path, sampling_rate: int) -> Array:
         whole = len(data) // width * width
         samples = np.frombuffer(data[:whole], f"<i{width}").astype(np.float32) / 2 ** (8 * width - 1)
     frames = len(samples) // channels
-    found: Array = samples[: frames * channels].reshape(frames, channels).mean(axis=1)
-    return found
+    mono: Array = samples[: frames * channels].reshape(frames, channels).mean(axis=1)
+    return mono
