@@ -159,6 +159,7 @@ def test_gaps_are_filled_as_the_pipeline_fills_them(tmp_path: Path) -> None:
     assert [len(gap) for gap in two.gaps] == [5, 5]
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_pipeline_and_pooled_where_the_folder_says_so(tmp_path: Path) -> None:
     folder = text_model("feature-extraction", tmp_path / "plain")
     expected = [np.array(one[0]) for one in tf.pipeline("feature-extraction", str(folder), device="cpu")(TEXTS)]
@@ -258,6 +259,7 @@ def test_objects_that_texts_name_are_those_of_the_processor(owl: Path) -> None:
     np.testing.assert_allclose([one.box for one in found], expected["boxes"][order], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_any_runtime_answers_the_task(tmp_path: Path) -> None:
     source = text_model("token-classification", tmp_path / "m", id2label=LABELS, label2id={}, num_labels=3)
     torch.manual_seed(3)
