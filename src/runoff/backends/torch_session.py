@@ -270,8 +270,8 @@ def compile_module(module: torch.nn.Module, backend_options: Mapping[str, Any]) 
 def _frozen(compiled: Callable[..., Any]) -> Callable[..., Any]:
     """Freezing for code that compiles when a shape is first run.
 
-    torch 2.13: whether weights are constants is asked while tracing, of inductor's setting for the whole process and not
-    of the options that `torch.compile` was given, without which those change nothing.
+    torch 2.13: whether weights are constants is asked while tracing, of inductor's setting for the whole process and
+    not of the options that `torch.compile` was given, which alone change nothing.
     """
     compiled_for: set[tuple[torch.Size, ...]] = set()
 
