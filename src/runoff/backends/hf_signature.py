@@ -146,7 +146,9 @@ def _preprocessor_size(folder: Path) -> tuple[int, int] | None:
         raise FormatMismatch(f"{path} is not JSON: {error}") from error
     if settings.get("do_center_crop", True) and settings.get("crop_size"):
         return _pair(settings["crop_size"])
-    return _pair(settings.get("size"))
+    size = settings.get("size")
+    # A longest edge beside the shortest keeps the aspect ratio, so that every image gets a size of its own.
+    return None if isinstance(size, dict) and "longest_edge" in size else _pair(size)
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

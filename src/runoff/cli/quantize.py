@@ -88,6 +88,7 @@ def _rows(folder: ModelFolder, data: Path | None, labels: Path | None) -> Rows |
     from runoff.tasks.base import task_for
 
     arrays = task_for(folder.manifest, folder).prepare(images)
+    arrays = {spec.name: arrays[spec.name] for spec in folder.manifest.signature.inputs if spec.name in arrays}
     return Rows(arrays, f"{len(images)} images of {data.name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 def run(
     model: Annotated[str, typer.Argument(help="A model folder, file, Hugging Face folder, hub id or URL.")],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, or one .npz of arrays by name.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Images, sounds, texts, JSON objects of them, or .npz files of arrays."
+        ),
+    ],
     backend: Annotated[str | None, typer.Option(help="One backend or an ordered list, such as torch,onnx.")] = None,
     precision: Annotated[str | None, typer.Option(help="One precision or an ordered list.")] = None,
     device: Annotated[str | None, typer.Option(help="Where to run, such as cpu or cuda:0.")] = None,
@@ -54,8 +60,8 @@ def run(
         print_json({"predictions": answers, "package": package, "notes": notes})
         return
     out = console()
-    for name, answer in zip(inputs, answers, strict=True):
-        out.print(f"{name}: {answer['text']}", markup=False)
+    for answer in answers:
+        out.print(f"{answer['input']}: {answer['text']}", markup=False)
     for note in dict.fromkeys(notes):
         out.print(f"note: {note}", markup=False)
     out.print(f"answered by {opened.candidate.id} ({opened.package.backend}, {opened.facts.get('precision')})")
@@ -69,10 +75,30 @@ def _answer(model: Model, inputs: list[str], output: Path | None) -> list[dict[s
 
     answers, raw = [], []
     for name in inputs:
-        arrays = model.task.prepare(name)
+        arrays = model.task.prepare(_value(name))
         raw.append(model.task.compute(model.run, arrays))
         for prediction in model.task.predict(raw[-1]):
             answers.append({"input": name, "text": str(prediction), **prediction.to_dict()})
     if output is not None:
         write_npz(output, {name: np.concatenate([part[name] for part in raw]) for name in raw[0]})
     return answers
+
+
+def _value(text: str) -> Any:
+    """An argument as the task takes it: arrays by name from an .npz file, an object from JSON, else the text itself.
+
+    Raises:
+        InputError: it begins as a JSON object does, and is none.
+        FormatMismatch: a damaged .npz file.
+    """
+    from runoff.errors import InputError
+    from runoff.models.arrays import read_npz
+
+    if text.endswith(".npz") and Path(text).is_file():
+        return read_npz(Path(text))
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"the input is no JSON object: {error}", hint="quote it for the shell") from error

@@ -16,6 +16,9 @@ from runoff.models.folder import ModelFolder
 from runoff.models.manifest import Manifest, check_path
 from runoff.tasks.classification import ImageClassification
 from runoff.tasks.hf import ImageToText, TextClassification
+from runoff.tasks.hf_speech import SpeechRecognition
+from runoff.tasks.hf_text import FeatureExtraction, FillMask, QuestionAnswering, TokenClassification
+from runoff.tasks.hf_vision import HfImageClassification, ObjectDetection, ZeroShotObjectDetection
 from runoff.tasks.predictions import Prediction
 from runoff.tasks.run import Run
 from runoff.tasks.tensors import Tensors
@@ -71,8 +74,17 @@ TASKS: Mapping[str, Builder] = {
     ImageClassification.id: ImageClassification,
     TextClassification.id: TextClassification,
     ImageToText.id: ImageToText,
+    TokenClassification.id: TokenClassification,
+    QuestionAnswering.id: QuestionAnswering,
+    FillMask.id: FillMask,
+    FeatureExtraction.id: FeatureExtraction,
+    ObjectDetection.id: ObjectDetection,
+    ZeroShotObjectDetection.id: ZeroShotObjectDetection,
+    SpeechRecognition.id: SpeechRecognition,
 }
 """Every task by id."""
+_BY_PROCESSOR: Mapping[str, Builder] = {HfImageClassification.id: HfImageClassification}
+"""Tasks that are built otherwise where the preprocess names the folder of processor files."""
 
 
 def task_for(manifest: Manifest, source: ModelFolder | Sequence[str] = ()) -> Task:
@@ -90,6 +102,8 @@ def task_for(manifest: Manifest, source: ModelFolder | Sequence[str] = ()) -> Ta
     builder = TASKS.get(task_id)
     if builder is None:
         raise unknown_name("task", task_id, list(TASKS))
+    if "processor" in manifest.preprocess:
+        builder = _BY_PROCESSOR.get(task_id, builder)
     if not isinstance(source, ModelFolder):
         return builder(manifest.signature, manifest.preprocess, source)
     return builder(manifest.signature, _with_processor(manifest, source), read_labels(source))

@@ -5,9 +5,9 @@ Knows neither images nor runtimes. Axes: `C` classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,127 @@ class TextPrediction:
 
     def __str__(self) -> str:
         return self.text
+
+
+class DetectedObject(NamedTuple):
+    """One object in an image; its box is left, top, right and bottom, in pixels of the image as it was given."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectionPrediction(Sequence[DetectedObject]):
+    """The objects in an image, the surest first."""
+
+    objects: tuple[DetectedObject, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> DetectedObject: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[DetectedObject, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> DetectedObject | tuple[DetectedObject, ...]:
+        return self.objects[index]
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"objects": [{**found._asdict(), "box": list(found.box)} for found in self.objects]}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{found.label} ({found.score:.4f}) at " + ", ".join(f"{edge:.0f}" for edge in found.box)
+            for found in self.objects
+        ]
+        return "; ".join(lines) or "no object"
+
+
+class Entity(NamedTuple):
+    """A piece of a text with its label; `start` and `end` count characters."""
+
+    label: str
+    score: float
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EntitiesPrediction:
+    """The labelled pieces of a text, in its order."""
+
+    text: str
+    entities: tuple[Entity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"entities": [found._asdict() for found in self.entities]}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{one.text!r} {one.label} ({one.score:.4f})" for one in self.entities) or "no entity"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPrediction:
+    """The part of a context that answers a question; `start` and `end` count its characters."""
+
+    answer: str
+    score: float
+    start: int
+    end: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"answer": self.answer, "score": self.score, "start": self.start, "end": self.end}
+
+    def __str__(self) -> str:
+        return f"{self.answer} ({self.score:.4f})"
+
+
+class TokenScore(NamedTuple):
+    """A token for a gap in a text."""
+
+    token: str
+    score: float
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GapsPrediction:
+    """The likeliest tokens for each gap in a text, best first."""
+
+    gaps: tuple[tuple[TokenScore, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"gaps": [[found._asdict() for found in gap] for gap in self.gaps]}
+
+    def __str__(self) -> str:
+        return "; ".join(", ".join(f"{one.token} ({one.score:.4f})" for one in gap[:_SHOWN]) for gap in self.gaps)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingPrediction:
+    """The features of a text.
+
+    Attributes:
+        values: float32; shape (dimensions,) where the tokens are pooled, else (tokens, dimensions).
+    """
+
+    values: NDArray[np.float32]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"embedding": self.values.tolist()}
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{value:.4f}" for value in self.values.reshape(-1)[:_SHOWN])
+        return f"fp32{list(self.values.shape)} {shown}, ... (length {np.linalg.norm(self.values):.4f})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
