@@ -110,6 +110,9 @@ class HfProcessor:
                 f"texts of {min(lengths)} to {max(lengths)} tokens cannot share a batch: the tokenizer has no padding",
                 hint="ask one text at a time",
             )
+        if "token_type_ids" not in tokenizer.model_input_names:
+            # The model was trained without them, where it takes zeros.
+            found["token_type_ids"] = [[0] * len(ids) for ids in found["input_ids"]]
         return found
 
     def pixels(self, images: Sequence[Array], size: tuple[int, int] | None = None) -> Array:

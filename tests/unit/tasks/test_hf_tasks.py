@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,28 +28,8 @@ from runoff.tasks.base import task_for
 from runoff.tasks.predictions import ArraysPrediction
 from runoff.types import Precision
 
-VOCABULARY = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "one",
-    "two",
-    "three",
-    "four",
-    "good",
-    "bad",
-    "cold",
-    "warm",
-    "##er",
-    "##s",
-    "old",
-    "new",
-    "red",
-    "blue",
-    "green",
-]
+_PIECES = "[PAD] [UNK] [CLS] [SEP] [MASK] one two three four good bad cold warm ##er ##s old new red blue green"
+VOCABULARY = re.findall(r"\S+", _PIECES)
 TEXTS = ["good ones colder two", "bad", "one two three four warmer old"]
 LABELS = {"0": "O", "1": "B-PER", "2": "I-PER"}
 
@@ -153,7 +134,7 @@ def test_answer_is_the_likeliest_span_of_the_context(tmp_path: Path) -> None:
             model("who?")
         with pytest.raises(InputError, match="tokens, this model takes 32"):
             model({"question": question, "context": "one " * 50})
-        arrays = model({name: value.numpy() for name, value in given.items()})
+        arrays = model({spec.name: np.ones((1, 4), np.int64) for spec in model.signature.inputs})
     assert (found.start, found.end) == (offsets[places[first]][0], offsets[places[last]][1])
     assert found.answer == context[found.start : found.end]
     assert found.score == pytest.approx(score, rel=1e-4)
@@ -209,6 +190,7 @@ def test_features_are_those_of_the_pipeline_and_pooled_where_the_folder_says_so(
 def test_image_classes_are_those_of_the_pipeline(tmp_path: Path) -> None:
     folder = tiny_transformers.make("image-classification", tmp_path / "m")
     tiny_transformers.save_image_processor(folder)
+    change(folder / "config.json", id2label={"0": "cat", "1": "dog"}, label2id={})
     expected = tf.pipeline("image-classification", str(folder), device="cpu")(pillow(picture()))
     with AutoModel.from_pretrained(folder) as model:
         found: Any = model(picture())
@@ -231,6 +213,7 @@ def check_boxes(expected: list[dict[str, Any]], found: Any) -> None:
 @pytest.mark.parametrize(("kind", "name"), [("detr", "Detr"), ("yolos", "Yolos")])
 def test_objects_are_those_of_the_pipeline(tmp_path: Path, kind: str, name: str) -> None:
     folder = tiny_transformers.make(f"object-detection-{kind}", tmp_path / "m")
+    change(folder / "config.json", id2label={"0": "cat", "1": "dog"}, label2id={})
     size = {"height": 32, "width": 32} if kind == "yolos" else {"shortest_edge": 32, "longest_edge": 64}
     getattr(tf, f"{name}ImageProcessorPil")(size=size).save_pretrained(folder)
     expected = tf.pipeline("object-detection", str(folder), device="cpu")(pillow(picture()), threshold=0.0)
@@ -291,17 +274,17 @@ def test_any_runtime_answers_the_task(tmp_path: Path) -> None:
 def whisper(folder: Path, **generation: object) -> Path:
     tiny_transformers.make("speech-recognition", folder)
     save_pieces(folder)
-    extractor = tf.WhisperFeatureExtractor(feature_size=8, sampling_rate=400, hop_length=10, chunk_length=1, n_fft=20)
-    extractor.save_pretrained(folder)
+    tf.WhisperFeatureExtractor(feature_size=8, hop_length=400, chunk_length=1, n_fft=400).save_pretrained(folder)
     change(folder / "generation_config.json", **generation)
     return folder
 
 
 PROMPTED = {
+    "_from_model_config": False,
     "is_multilingual": True,
     "lang_to_id": {"<|en|>": 5, "<|de|>": 6},
     "task_to_id": {"transcribe": 7, "translate": 8},
-    "no_timestamps_token_id": 9,
+    "no_timestamps_token_id": 19,
     "suppress_tokens": [3, 4],
     "begin_suppress_tokens": [2, 10],
 }
@@ -310,19 +293,23 @@ PROMPTED = {
 @pytest.mark.parametrize("generation", [{}, PROMPTED], ids=["plain", "prompted"])
 def test_speech_is_written_as_generate_writes_it(tmp_path: Path, generation: dict[str, object]) -> None:
     folder = whisper(tmp_path / "m", **generation)
-    sound = np.random.default_rng(0).normal(0, 0.2, 400).astype(np.float32)
+    sound = np.random.default_rng(0).normal(0, 0.2, 16000).astype(np.float32)
     extractor = tf.AutoFeatureExtractor.from_pretrained(folder)
-    features = torch.from_numpy(extractor(sound, sampling_rate=400, return_tensors="np")["input_features"])
+    features = torch.from_numpy(extractor(sound, sampling_rate=16000, return_tensors="np")["input_features"])
     direct = tf.WhisperForConditionalGeneration.from_pretrained(folder).eval()
     with torch.inference_mode():
-        written = direct.generate(features, do_sample=False, num_beams=1, max_new_tokens=6)[0].tolist()
+        task = {"task": "transcribe"} if generation else {}
+        written = direct.generate(features, do_sample=False, num_beams=1, max_new_tokens=6, **task)[0].tolist()
+        language = direct.detect_language(features).tolist() if generation else []
     with AutoModel.from_pretrained(folder) as model:
         found = ask(model, sound, max_new_tokens=6).token_ids.tolist()
         with pytest.raises(InputError, match=r"lasts 2\.0 s, this model hears 1\.0 s"):
-            model(np.zeros(800, np.float32))
-    # Generate leaves the prompt out of its answer.
-    assert found[-len(written) :] == written
-    assert len(set(written)) > 1 or generation
+            model(np.zeros(32000, np.float32))
+    prompt = [1, *language, 7, 19] if generation else [1]
+    assert found[: len(prompt)] == prompt
+    # What generate answers has neither the prompt nor the end.
+    assert [token for token in found[len(prompt) :] if token != 2] == written
+    assert written
 
 
 def test_frames_of_sound_are_read_as_ctc_reads_them(tmp_path: Path) -> None:
