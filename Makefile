@@ -46,8 +46,8 @@ types: $(STAMP)  ## mypy, strict
 layers: $(STAMP)  ## import-linter: imports go down only
 	@$(BIN)/lint-imports
 
-unit: $(STAMP)  ## pytest: all tests, documentation included
-	@$(BIN)/pytest -q
+unit: $(STAMP)  ## pytest: all tests, documentation included, two files at a time
+	@$(BIN)/pytest -q -n 2 --dist loadfile
 
 docs: $(STAMP)  ## run the code blocks of README and docs/, check links, refresh docs/structure.md
 	@$(BIN)/python tests/meta/structure.py

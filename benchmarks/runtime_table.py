@@ -66,9 +66,11 @@ def _heading(results: Sequence[Result], note: str) -> list[str]:
 
 
 def _cell_text(form: Form, result: Result, reasons: dict[str, int]) -> str:
-    cell = result.cells.get(form.id)
+    cell, done = result.cells.get(form.id), result.conversions.get(form.id)
+    if cell is None and done is not None and done.reason:
+        cell = Cell(done.reason)
     if cell is None:
-        return "not tried"
+        return "not tried" if done is None else "converts, not raced"
     size = "" if cell.size_bytes is None else f"{cell.size_bytes / _MIB:.3g} MiB"
     if cell.reason:
         number = reasons.setdefault(cell.reason, len(reasons) + 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -90,6 +92,12 @@ def _outside_imports(tree: ast.AST) -> set[str]:
     return names - set(sys.stdlib_module_names) - {"runoff", "__future__"}
 
 
+@cache
+def _installed() -> Mapping[str, list[str]]:
+    """Which distributions bring each package that is installed; looking takes a second."""
+    return packages_distributions()
+
+
 def _distributions(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(text).name) for text in requirements}
 
@@ -102,7 +110,7 @@ def test_imported_packages_are_declared(module: Module) -> None:
         declared |= _distributions(extra)
     # Where an optional library is not installed, the table of libraries tells what brings it.
     known = {row.import_name.partition(".")[0]: row.distributions for row in (*LIBRARIES, *TOOLS)}
-    owners = known | packages_distributions()
+    owners = {**known, **_installed()}
     undeclared = {
         name
         for name in _outside_imports(module.tree)

@@ -5,6 +5,7 @@ Knows no file format and no kind of model. bf16 arrays are those of `ml_dtypes`,
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ FLOATS = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precisi
 # A session without a wish for threads must not inherit what an earlier session set in this process.
 _DEFAULT_THREADS = min(torch.get_num_threads(), default_threads())
 _BF16 = numpy_dtype(DType.BF16)
+_COMPILING = threading.Lock()
+"""Held while inductor's settings of the process are other than usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,27 @@ def compile_module(module: torch.nn.Module, backend_options: Mapping[str, Any]) 
     chosen = dict(torch._inductor.list_mode_options(mode))
     chosen["freezing"] = backend_options.get("freeze", True)
     compiled: Callable[..., Any] = torch.compile(module, options=chosen)
-    return compiled
+    return _frozen(compiled) if chosen["freezing"] else compiled
+
+
+def _frozen(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Freezing for code that compiles when a shape is first run.
+
+    torch 2.13: whether weights are constants is asked while tracing, of inductor's setting for the whole process and
+    not of the options that `torch.compile` was given, which alone change nothing.
+    """
+    compiled_for: set[tuple[torch.Size, ...]] = set()
+
+    def run(*tensors: torch.Tensor) -> Any:
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes in compiled_for:
+            return compiled(*tensors)
+        with _COMPILING, torch._inductor.config.patch(freezing=True):
+            outputs = compiled(*tensors)
+        compiled_for.add(shapes)
+        return outputs
+
+    return run
 
 
 def session_facts(plan: TorchPlan, precision: Precision, backend_options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,6 @@ from runoff.export.forms import FORMS
 from runoff.export.targets import TARGETS, Target
 from runoff.types import Precision
 
-_RUNTIMES = {"trt": "tensorrt", "web": "onnx-web"}
-"""Words for what a format is made for, and the target that they mean, where no format has that name."""
-
 
 def known_formats() -> list[str]:
     """Every format that some backend opens first or some step makes, by name."""
@@ -58,6 +55,5 @@ def quantize_hint(format_id: str | None, precision: Precision, model: str) -> st
 
 
 def _absent(word: str) -> Target | None:
-    name = _RUNTIMES.get(word, ALIASES.get(word, word))
-    wanted = {name, _RUNTIMES.get(name, name)}
-    return next((target for target in TARGETS if target.id in wanted), None)
+    name = ALIASES.get(word, word)
+    return next((target for target in TARGETS if target.id == name), None)

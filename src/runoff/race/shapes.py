@@ -68,7 +68,7 @@ def shapes_of(
         if count > 1
         for number in dict.fromkeys((max(1, cores // count), 1) if threads is None else threads)
         # An explicit number of sessions is obeyed, however few cores there are.
-        if count * number <= cores or (sessions is not None and threads is None)
+        if sessions is not None or count * number <= cores
     ]
     return [with_sessions(candidate, count, number) for count, number in shapes]
 

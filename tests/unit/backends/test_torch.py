@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fakes import tiny_nets
 from fakes.packages import file_package, spec
 from runoff.backends import table
 from runoff.backends.protocol import Session, SessionOptions
+from runoff.backends.torch_session import compile_module
 from runoff.errors import FormatMismatch, RuntimeLoadError, RuntimeRunError
 from runoff.models.folder import Package
 from runoff.types import Device, DType, Precision, Signature
@@ -219,3 +221,24 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(RuntimeLoadError, match="does not take the weights"):
         _open(package)
+
+
+@pytest.mark.parametrize(("freeze", "arguments"), [(True, [1]), (False, [])])
+def test_frozen_code_takes_the_inputs_only(freeze: bool, arguments: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    module, rows = tiny_nets.Mlp().eval(), torch.ones(2, 8)
+    compiled = compile_module(module, {"freeze": freeze})
+    freezing = importlib.import_module("torch._inductor.freezing")
+    fold = freezing.freeze
+
+    def watched(*given: Any) -> Any:
+        folded = fold(*given)
+        left.append(len(folded[1]))
+        return folded
+
+    monkeypatch.setattr(freezing, "freeze", watched)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert torch.allclose(compiled(rows)["y"], module(rows)["y"], atol=1e-6)
+    assert left == arguments, "the weights are constants of the code"
+    assert not torch._inductor.config.freezing, "the setting is the process's"

@@ -51,8 +51,9 @@ def test_path_goes_around_a_missing_library() -> None:
 def test_error_names_what_can_be_reached_when_there_is_no_path() -> None:
     with pytest.raises(ExportError, match="no conversion leads from onnx at fp32 to torch-export at fp32") as caught:
         plan([_have("onnx")], ("torch-export", FP32), ALL)
-    assert (
-        caught.value.hint == "what can be made from it here: onnx at fp16, openvino at fp32, trt at fp16, trt at fp32"
+    assert caught.value.hint == (
+        "what can be made from it here: iree at fp32, onnx at fp16, openvino at fp32, tfjs at fp32, trt at fp16, "
+        "trt at fp32, web at fp32"
     )
 
 

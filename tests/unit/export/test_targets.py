@@ -43,7 +43,7 @@ def test_here_says_what_is_installed_and_claims_no_run() -> None:
     states = {state.target.id: state.here for state in list_targets(lambda: ("CPUExecutionProvider",))}
     assert states["onnx"] == "ready"
     assert states["cuda"] == "not installed"
-    assert states["snpe"] == states["iree"] == "unknown"
+    assert states["snpe"] == states["tvm"] == "unknown"
     assert states["coreml"] == ("other platform" if sys.platform != "darwin" else "ready")
     assert {state.here for state in list_targets(lambda: ("QNNExecutionProvider",)) if state.target.id == "qnn"} == {
         "ready"

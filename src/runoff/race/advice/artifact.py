@@ -12,7 +12,7 @@ import msgspec
 
 from runoff.backends import table
 from runoff.backends.row import BackendRow
-from runoff.errors import ExportError, UnknownName
+from runoff.errors import ExportError
 from runoff.export.conversions import STEPS
 from runoff.export.format_names import find_format
 from runoff.export.forms import FORMS, Form
@@ -55,10 +55,9 @@ def artifact_for(rule: Rule, profile: Profile, model: str, is_installed: Callabl
         model: what the user calls it, for the commands.
         is_installed: whether a library can be imported, by its module.
     """
-    word, notes = _word(rule)
-    format_id = find_format(word)
+    format_id = find_format(rule.form)
     if format_id is None:
-        return f"this version of runoff makes no {word}"
+        return f"this version of runoff makes no {rule.form}"
     rows = table.backends_for(format_id)
     row = rows[0] if rows else None
     form = _form(row, rule.precision, profile)
@@ -70,7 +69,7 @@ def artifact_for(rule: Rule, profile: Profile, model: str, is_installed: Callabl
     package = _package(format_id, precision, form, profile, row)
     suffix = "+default" if rule.precision == "default" else ""
     commands = [f"pip install 'runoff[{','.join(extras)}]'"] if extras else []
-    commands += [_make_command(word, precision, form, profile, model)]
+    commands += [_make_command(rule.form, precision, form, profile, model)]
     if row is not None and rule.device != "browser":
         where, at = ("", "") if rule.device == "cpu" else (f"#{rule.device}", f" --device {rule.device}")
         commands.append(f"runoff race {shlex.quote(model)} --candidates {package}{suffix}{where}{at}")
@@ -83,20 +82,8 @@ def artifact_for(rule: Rule, profile: Profile, model: str, is_installed: Callabl
         form=form,
         extras=extras,
         commands=tuple(commands),
-        notes=(*notes, *_notes(form, profile, row)),
+        notes=_notes(form, profile, row),
     )
-
-
-def _word(rule: Rule) -> tuple[str, tuple[str, ...]]:
-    """The word for the format: the rule's own where this version has it, else the one to ship instead, and then how."""
-    if rule.instead is None:
-        return rule.form, ()
-    try:
-        found = find_format(rule.form)
-    except UnknownName:
-        found = None
-    known = found is not None and any(step.target_format == found for step in STEPS)
-    return (rule.form, ()) if known else (rule.instead[0], (rule.instead[1],))
 
 
 def _form(row: BackendRow | None, precision: str, profile: Profile) -> Form | None:

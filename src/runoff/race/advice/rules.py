@@ -54,7 +54,6 @@ class Rule(msgspec.Struct, frozen=True):
         targets: for how many kinds of target.
         kinds: for which kinds of model.
         device: where it runs there, as a device of Runoff.
-        instead: the word for the format to ship where this version does not make the form itself, and then how.
     """
 
     hardware: Hardware
@@ -67,7 +66,6 @@ class Rule(msgspec.Struct, frozen=True):
     targets: tuple[Targets, ...] = get_args(Targets)
     kinds: tuple[Kind, ...] = get_args(Kind)
     device: str = "cpu"
-    instead: tuple[str, str] | None = None
 
 
 _ALL: tuple[Sensitivity, ...] = get_args(Sensitivity)
@@ -93,7 +91,6 @@ _TFJS = "https://www.tensorflow.org/js"
 
 _PORTABLE = "one ONNX file runs on every kind of hardware through ONNX Runtime's execution providers: one form to test"
 _PORTABLE_SMALL = "one ONNX file with weights in 8 bits instead of 32 runs wherever ONNX Runtime does"
-_ENGINE_LATER = "hand the ONNX file to TensorRT on the machine with the GPU"
 
 
 def _portable(hardware: Hardware, target: str, device: str = "cpu") -> tuple[Rule, ...]:
@@ -124,7 +121,6 @@ RULES: tuple[Rule, ...] = (
         "for that kind of GPU and that version of TensorRT only",
         _TENSORRT,
         device="cuda",
-        instead=("onnx", _ENGINE_LATER),
     ),
     Rule(
         "nvidia",
@@ -136,7 +132,6 @@ RULES: tuple[Rule, ...] = (
         _TENSORRT,
         _SPECIAL,
         device="cuda",
-        instead=("onnx", _ENGINE_LATER),
     ),
     Rule(
         "nvidia",
@@ -361,7 +356,7 @@ RULES: tuple[Rule, ...] = (
     # Browsers
     Rule(
         "browser",
-        "onnx-web",
+        "ort-web",
         "onnx",
         "int8",
         ("latency", *_SMALL, "cold-start"),
@@ -370,14 +365,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "browser",
-        "onnx-web",
+        "ort-web",
         "web",
         "fp32",
         _ALL,
         "ONNX Runtime Web takes the ONNX file as it is, on WebAssembly or WebGPU",
         _ORT_WEB,
         device="browser",
-        instead=("onnx", "hand the ONNX file to onnxruntime-web in a page"),
     ),
     Rule(
         "browser",
